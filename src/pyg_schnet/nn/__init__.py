@@ -1,1 +1,24 @@
+"""The network, in the order data flows through it."""
 
+from .conv import SchNetConv
+from .filters import GaussianFilter
+from .offsets import Offsets
+from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
+from .readout import AtomwiseReadout, DipoleReadout
+from .response import forces_from_energy
+from .schnet import InteractionBlock, SchNet
+
+__all__ = [
+    "AtomwiseReadout",
+    "CosineEnvelope",
+    "DipoleReadout",
+    "GaussianFilter",
+    "GaussianSmearing",
+    "InteractionBlock",
+    "Offsets",
+    "PolynomialEnvelope",
+    "SchNet",
+    "SchNetConv",
+    "ShiftedSoftplus",
+    "forces_from_energy",
+]

@@ -1,0 +1,149 @@
+r"""Checks of what goes into the network: bad input must never give a wrong number in silence."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from .offsets import NUM_SPECIES
+
+if TYPE_CHECKING:
+    from .schnet import SchNet
+
+
+def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None, species: Tensor) -> None:
+    """Checks atomic numbers, positions and their assignment to molecules.
+
+    Args:
+        z: Atomic numbers ``[N]``.
+        pos: Positions ``[N, D]``.
+        batch: Molecule of each atom ``[N]`` or ``None``.
+        species: Which atomic numbers the model knows, bool ``[101]``.
+
+    Raises:
+        TypeError: If a tensor has the wrong kind of numbers.
+        ValueError: If anything else is wrong; the message names the atom and the value.
+    """
+    if z.is_floating_point() or z.dtype == torch.bool:
+        raise TypeError(f"'z' must hold integers, the atomic numbers (got {z.dtype})")
+    if z.dim() != 1:
+        raise ValueError(f"'z' must have shape [N] (got {list(z.shape)})")
+    if not pos.is_floating_point():
+        raise TypeError(f"'pos' must hold floating-point numbers (got {pos.dtype})")
+    if pos.dim() != 2 or pos.size(0) != z.size(0):
+        raise ValueError(
+            f"'pos' must have one row per atom, [{z.size(0)}, D] (got {list(pos.shape)})"
+        )
+    if batch is not None and batch.shape != z.shape:
+        raise ValueError(
+            f"'batch' must have one entry per atom, [{z.size(0)}] (got {list(batch.shape)})"
+        )
+    if z.numel() == 0:
+        return
+    if not (finite := pos.detach().isfinite().all(dim=-1)).all():
+        atom = int((~finite).nonzero()[0])
+        raise ValueError(
+            f"positions must be finite (got {pos[atom].detach().tolist()} for atom {atom})"
+        )
+    if int(z.min()) < 0 or int(z.max()) >= NUM_SPECIES:
+        atom = int(((z < 0) | (z >= NUM_SPECIES)).nonzero()[0])
+        raise ValueError(f"atomic numbers must be 1 to 100 (got {int(z[atom])} for atom {atom})")
+    if not (known := species[z]).all():
+        atom = int((~known).nonzero()[0])
+        raise ValueError(
+            f"the model was not trained on atomic number {int(z[atom])} (atom {atom}), only on "
+            f"{species[1:].nonzero().flatten().add(1).tolist()}; its output would mean nothing"
+        )
+    if batch is not None and bool((batch.diff() < 0).any()):
+        raise ValueError(
+            "'batch' must be sorted, so that molecules are contiguous: reorder the atoms by "
+            "'order = batch.argsort(stable=True)' first"
+        )
+
+
+def check_distances(edge_index: Tensor, edge_weight: Tensor) -> None:
+    """Refuses atoms at the same place, where a force has no direction.
+
+    Raises:
+        ValueError: Naming the first such pair.
+    """
+    if not (apart := edge_weight.detach() > 0).all():
+        edge = int((~apart).nonzero()[0])
+        j, i = edge_index[:, edge].tolist()
+        raise ValueError(
+            f"atoms {i} and {j} are at the same place (distance {float(edge_weight[edge]):g} A): "
+            "check the structure for duplicated atoms, or self-loops in 'edge_index'"
+        )
+
+
+def check_interaction_graph(edge_weight: Tensor, pos: Tensor) -> None:
+    """Refuses distances that forget the positions, which would give zero forces.
+
+    Raises:
+        ValueError: If ``pos`` requires gradients and ``edge_weight`` does not carry them.
+    """
+    if pos.requires_grad and edge_weight.numel() > 0 and not edge_weight.requires_grad:
+        raise ValueError(
+            "'interaction_graph' returned distances without gradients, so forces would be zero; "
+            "compute them from 'pos' by differentiable operations, as pyg_schnet.edge_lengths does"
+        )
+
+
+def unpack(model: "SchNet", data: Data) -> dict[str, Any]:
+    """The arguments of ``model.forward`` from a molecule or batch, on the device of the model.
+
+    Stored edges are used where they come with distances and reach far enough.
+
+    Raises:
+        ValueError: If ``data`` has no ``z`` or ``pos``, is periodic, or holds edges that do not
+            reach to the cutoff of the model.
+    """
+    for name in ("z", "pos"):
+        if not isinstance(data.get(name), Tensor):
+            raise ValueError(f"the data must have '{name}' (got the fields {sorted(data.keys())})")
+    if (pbc := data.get("pbc")) is not None and bool(torch.as_tensor(pbc).any()):
+        raise ValueError(
+            "the data are periodic ('pbc' is set), which this version does not support; "
+            "pass a cluster, or build periodic edges in an 'interaction_graph'"
+        )
+    edge_index = data.get("edge_index") if data.get("edge_weight") is not None else None
+    if edge_index is not None:
+        _check_reach(model, data, edge_index)
+    inputs = {
+        "z": data.z,
+        "pos": data.pos,
+        "batch": data.get("batch"),
+        "edge_index": edge_index,
+    }
+    device = model.embedding.weight.device
+    result: dict[str, Any] = {
+        name: None if value is None else _plain(value.to(device)) for name, value in inputs.items()
+    }
+    result["batch_size"] = getattr(data, "num_graphs", 1)
+    return result
+
+
+def _plain(value: Tensor) -> Tensor:
+    # Autograd refuses to save tensors made under inference_mode.
+    return value.clone() if value.is_inference() else value
+
+
+def _check_reach(model: "SchNet", data: Data, edge_index: Tensor) -> None:
+    reach = data.get("cutoff")
+    if reach is None:  # edges of the user's own making
+        return
+    reach = float(torch.as_tensor(reach).min())
+    if model.envelope != "none" and reach < model.cutoff * (1 - 1e-6):
+        raise ValueError(
+            f"the edges in the data reach to {reach:g} A, the model to {model.cutoff:g} A; build "
+            f"the data with cutoff={model.cutoff:g}, or remove 'edge_weight' to have edges built"
+        )
+    if model.envelope == "none":
+        batch = data.get("batch")
+        sizes = torch.bincount(batch) if batch is not None else torch.tensor([data.z.numel()])
+        if edge_index.size(1) != int((sizes * (sizes - 1)).sum()):
+            raise ValueError(
+                f"the edges in the data reach to {reach:g} A and leave out pairs of atoms; a model "
+                "without envelope needs all pairs: use a larger cutoff for the data"
+            )

@@ -1,0 +1,106 @@
+r"""Filter-generating networks: from interatomic distances to filters."""
+
+import torch
+from torch import Tensor, nn
+
+from .dense import Dense
+from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
+
+ENVELOPES = ("cosine", "polynomial", "none")
+
+
+class GaussianFilter(nn.Module):
+    r"""The filter-generating network of `"SchNet: A Continuous-filter Convolutional Neural
+    Network for Modeling Quantum Interactions" <https://arxiv.org/abs/1706.08566>`_.
+
+    .. math::
+        W(d) = f(d) \; \sigma_2\left( A_2 \, \mathrm{ssp}(A_1 e(d) + b_1) + b_2 \right)
+
+    with Gaussians :math:`e(d)`, an envelope :math:`f`, and :math:`\sigma_2` either the identity
+    (one activation, as in PyG and SchNetPack) or the shifted softplus (two, as in the paper).
+
+    1. Expand the distance in Gaussians.
+    2. Two dense layers with one or two activations.
+    3. Multiply by the envelope, so that the filter goes to zero at the cutoff.
+
+    Args:
+        num_filters: Number F of filters.
+        num_gaussians: Number of Gaussians.
+        cutoff: Range of the filter in angstrom. With an envelope the filter is zero beyond;
+            without one it is not defined there.
+        gamma: Inverse squared width of the Gaussians, see :class:`GaussianSmearing`.
+        gaussian_range: First and last centre; ``(0, cutoff)`` if ``None``.
+        envelope: ``"cosine"``, ``"polynomial"`` or ``"none"``.
+        num_activations: 1 or 2.
+
+    Shapes: distances ``[E]`` to filters ``[E, F]``.
+
+    Raises:
+        ValueError: On unknown settings, and in ``forward`` for a distance beyond the range of a
+            filter without envelope.
+
+    >>> GaussianFilter(64)
+    GaussianFilter(64, num_gaussians=50, cutoff=10, envelope=cosine, num_activations=1)
+    """
+
+    def __init__(
+        self,
+        num_filters: int,
+        num_gaussians: int = 50,
+        cutoff: float = 10.0,
+        *,
+        gamma: float | None = None,
+        gaussian_range: tuple[float, float] | None = None,
+        envelope: str = "cosine",
+        num_activations: int = 1,
+    ):
+        super().__init__()
+        if envelope not in ENVELOPES:
+            raise ValueError(f"'envelope' must be one of {ENVELOPES} (got '{envelope}')")
+        if num_activations not in (1, 2):
+            raise ValueError(f"'num_activations' must be 1 or 2 (got {num_activations})")
+        self.num_filters = num_filters
+        self.cutoff = float(cutoff)
+        self.num_activations = num_activations
+        self.basis = GaussianSmearing(*(gaussian_range or (0.0, cutoff)), num_gaussians, gamma)
+        self.lin1 = Dense(num_gaussians, num_filters)
+        self.lin2 = Dense(num_filters, num_filters)
+        self.act = ShiftedSoftplus()
+        self.envelope: nn.Module | None = None
+        if envelope == "cosine":
+            self.envelope = CosineEnvelope(cutoff)
+        elif envelope == "polynomial":
+            self.envelope = PolynomialEnvelope(cutoff)
+
+    def reset_parameters(self) -> None:
+        """Draws new weights (Glorot uniform) and sets the biases to zero."""
+        self.lin1.reset_parameters()
+        self.lin2.reset_parameters()
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluates the filters at the given distances."""
+        if self.envelope is None and not torch.compiler.is_compiling():
+            self._check_range(distance)
+        w = self.basis(distance)  # [E, K]
+        w = self.lin2(self.act(self.lin1(w)))  # [E, F]
+        if self.num_activations == 2:
+            w = self.act(w)
+        if self.envelope is not None:
+            w = w * self.envelope(distance).unsqueeze(-1)
+        return w
+
+    def _check_range(self, distance: Tensor) -> None:
+        if distance.numel() > 0 and (largest := float(distance.detach().max())) > self.cutoff:
+            raise ValueError(
+                f"a distance of {largest:.4g} A is beyond the range of the filter "
+                f"({self.cutoff:g} A), which has no envelope; use a larger cutoff"
+            )
+
+    def __repr__(self) -> str:
+        envelope = "none" if self.envelope is None else type(self.envelope).__name__
+        return (
+            f"{type(self).__name__}({self.num_filters}, "
+            f"num_gaussians={self.basis.num_gaussians}, cutoff={self.cutoff:g}, "
+            f"envelope={envelope.removesuffix('Envelope').lower()}, "
+            f"num_activations={self.num_activations})"
+        )

@@ -1,0 +1,184 @@
+r"""Functions of a distance: Gaussian basis, cutoff envelopes, and the shifted softplus."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Gaussians far from their centre are denormal numbers, which cost a CPU up to five times as much.
+_NEGLIGIBLE = 1e-30
+
+
+class ShiftedSoftplus(nn.Module):
+    r"""Shifted softplus, the activation of SchNet.
+
+    .. math::
+        \mathrm{ssp}(x) = \ln\left(\tfrac{1}{2} e^x + \tfrac{1}{2}\right)
+                        = \mathrm{softplus}(x) - \ln 2
+
+    It is smooth to all orders, as forces and their training need, and zero at zero.
+
+    Shapes: any shape to the same shape.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the activation elementwise."""
+        # The default threshold of 20 would cost float64 half of its digits.
+        return F.softplus(x, threshold=40.0) - math.log(2.0)
+
+
+class GaussianSmearing(nn.Module):
+    r"""Expands distances in Gaussians on evenly spaced centres.
+
+    .. math::
+        e_k(d) = \exp\left(-\gamma (d - \mu_k)^2\right)
+
+    Args:
+        start: First centre, in angstrom.
+        stop: Last centre, in angstrom.
+        num_gaussians: Number K of centres.
+        gamma: Inverse squared width in :math:`\mathrm{A}^{-2}`; 10 in the paper. ``None`` takes
+            PyG's rule: the standard deviation is the spacing, :math:`\gamma = 1 / (2 \Delta^2)`.
+
+    Shapes: distances ``[E]`` to ``[E, K]``.
+
+    Raises:
+        ValueError: If the centres do not ascend or ``gamma`` is not positive.
+
+    >>> GaussianSmearing(0.0, 29.9, 300, gamma=10.0)
+    GaussianSmearing(start=0, stop=29.9, num_gaussians=300, gamma=10)
+    """
+
+    offset: Tensor
+
+    def __init__(
+        self,
+        start: float = 0.0,
+        stop: float = 5.0,
+        num_gaussians: int = 50,
+        gamma: float | None = None,
+    ):
+        super().__init__()
+        if num_gaussians < 2 or not stop > start:
+            raise ValueError(
+                "the centres must ascend: expected 'stop' > 'start' and at least two Gaussians "
+                f"(got start={start}, stop={stop}, num_gaussians={num_gaussians})"
+            )
+        self.start, self.stop, self.num_gaussians = start, stop, num_gaussians
+        offset = torch.linspace(start, stop, num_gaussians)
+        if gamma is None:
+            gamma = 0.5 / (offset[1] - offset[0]).item() ** 2
+        if not gamma > 0:
+            raise ValueError(f"'gamma' must be positive (got {gamma})")
+        self.gamma = gamma
+        self.register_buffer("offset", offset)  # [K]
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluates all Gaussians at all distances."""
+        difference = distance.unsqueeze(-1) - self.offset  # [E, K]
+        gaussians = torch.exp(-self.gamma * difference.square())
+        return F.threshold(gaussians, _NEGLIGIBLE, 0.0)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict,
+        prefix: str,
+        local_metadata: dict,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        # Weights mean nothing on other centres, and shapes alone would not tell.
+        loaded = state_dict.get(f"{prefix}offset")
+        if (
+            loaded is not None
+            and loaded.shape == self.offset.shape
+            and not torch.allclose(loaded.to(self.offset), self.offset, atol=1e-5)
+        ):
+            error_msgs.append(
+                f"'{prefix}offset': the weights were trained with Gaussians from "
+                f"{loaded[0]:.4g} to {loaded[-1]:.4g} A, this model has them from "
+                f"{self.offset[0]:.4g} to {self.offset[-1]:.4g} A; build it with the same cutoff."
+            )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def extra_repr(self) -> str:
+        """Settings as printed in the representation."""
+        return (
+            f"start={self.start:g}, stop={self.stop:g}, "
+            f"num_gaussians={self.num_gaussians}, gamma={self.gamma:g}"
+        )
+
+
+class CosineEnvelope(nn.Module):
+    r"""Cosine cutoff, as in PyG and SchNetPack, and zero beyond.
+
+    .. math::
+        f(d) = \tfrac{1}{2} \left(\cos \frac{\pi d}{r_c} + 1\right) \; \text{for} \; d < r_c,
+        \quad 0 \; \text{otherwise}
+
+    The mask matters: the cosine alone rises again beyond the cutoff. First derivatives are
+    continuous, second ones jump at the cutoff.
+
+    Args:
+        cutoff: Radius :math:`r_c` in angstrom.
+
+    Shapes: distances ``[E]`` to ``[E]``.
+    """
+
+    def __init__(self, cutoff: float):
+        super().__init__()
+        self.cutoff = _positive(cutoff)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluates the envelope."""
+        value = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1.0)
+        return value * (distance < self.cutoff)
+
+    def extra_repr(self) -> str:
+        """Settings as printed in the representation."""
+        return f"cutoff={self.cutoff:g}"
+
+
+class PolynomialEnvelope(nn.Module):
+    r"""Polynomial cutoff of `DimeNet <https://arxiv.org/abs/2003.03123>`_, zero beyond the radius.
+
+    .. math::
+        f(d) = 1 - \tfrac{(p+1)(p+2)}{2} u^p + p(p+2) u^{p+1} - \tfrac{p(p+1)}{2} u^{p+2},
+        \quad u = d / r_c
+
+    Twice continuously differentiable, so that Hessians are continuous too.
+
+    Args:
+        cutoff: Radius :math:`r_c` in angstrom.
+        p: Order of the leading term; higher stays near one for longer.
+
+    Shapes: distances ``[E]`` to ``[E]``.
+    """
+
+    def __init__(self, cutoff: float, p: int = 6):
+        super().__init__()
+        self.cutoff = _positive(cutoff)
+        if p < 2:
+            raise ValueError(f"'p' must be at least 2 (got {p})")
+        self.p = p
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluates the envelope."""
+        p, u = self.p, distance / self.cutoff
+        series = (p + 1) * (p + 2) / 2 - p * (p + 2) * u + p * (p + 1) / 2 * u.square()
+        return (1.0 - u**p * series) * (u < 1.0)
+
+    def extra_repr(self) -> str:
+        """Settings as printed in the representation."""
+        return f"cutoff={self.cutoff:g}, p={self.p}"
+
+
+def _positive(cutoff: float) -> float:
+    if not (0.0 < cutoff < math.inf):
+        raise ValueError(f"'cutoff' must be positive and finite (got {cutoff})")
+    return float(cutoff)

@@ -1,0 +1,121 @@
+r"""Readouts: from atom features to properties of molecules."""
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.utils import scatter
+
+from .dense import Dense
+from .offsets import NUM_SPECIES, Offsets
+from .radial import ShiftedSoftplus
+
+
+class AtomwiseReadout(nn.Module):
+    r"""Sum (extensive) or mean (intensive properties) of atom-wise contributions.
+
+    .. math::
+        E = \sum_i E_i, \qquad
+        E_i = \sigma \left( \mathbf{a}^\top \mathrm{ssp}(A \mathbf{x}_i + \mathbf{b}) + b \right)
+        + \mu + E^{\mathrm{ref}}_{z_i}
+
+    Padding atoms (z = 0) contribute nothing, to a mean neither.
+
+    Args:
+        hidden_channels: Size F of the atom features.
+        reduce: ``"add"`` or ``"mean"``.
+        mean: See :class:`Offsets`, as ``std`` and ``atomref``.
+        std: Standard deviation per atom.
+        atomref: References by atomic number.
+
+    Shapes: features ``[N, F]`` to the property ``[B, 1]`` and its contributions ``[N]``, float64.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        reduce: str = "add",
+        mean: float | Tensor | None = None,
+        std: float | Tensor | None = None,
+        atomref: Tensor | None = None,
+    ):
+        super().__init__()
+        if reduce not in ("add", "sum", "mean"):
+            raise ValueError(f"'readout' must be 'add' or 'mean' (got '{reduce}')")
+        self.reduce = "mean" if reduce == "mean" else "sum"
+        self.lin1 = Dense(hidden_channels, hidden_channels // 2)
+        self.act = ShiftedSoftplus()
+        self.lin2 = Dense(hidden_channels // 2, 1)
+        self.offsets = Offsets(mean, std, atomref)
+
+    def reset_parameters(self) -> None:
+        """Draws new weights; the offsets stay."""
+        self.lin1.reset_parameters()
+        self.lin2.reset_parameters()
+
+    def forward(
+        self, x: Tensor, z: Tensor, pos: Tensor, batch: Tensor, batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Reads the property and its atom-wise contributions from the features."""
+        h = self.lin2(self.act(self.lin1(x)))  # [N, 1]
+        real = z > 0
+        contributions = torch.where(real.to(self.offsets.mean.device), self.offsets(h, z), 0.0)
+        batch = batch.to(contributions.device)
+        total = scatter(contributions, batch, dim_size=batch_size, reduce="sum")  # [B]
+        if self.reduce == "mean":
+            total = total / _count(real.to(total), batch, batch_size)
+        return total.unsqueeze(-1), contributions
+
+
+class DipoleReadout(nn.Module):
+    r"""Magnitude of the dipole moment, from learned partial charges.
+
+    .. math::
+        \mu = \left| \sum_i q_i (\mathbf{r}_i - \mathbf{r}_0) \right|
+
+    with the centre of mass :math:`\mathbf{r}_0`. As in PyG the charges need not sum to zero,
+    which is why the origin matters.
+
+    Args:
+        hidden_channels: Size F of the atom features.
+
+    Shapes: features ``[N, F]`` to the dipole moment ``[B, 1]`` and charges ``[N]``, float64.
+    """
+
+    atomic_mass: Tensor
+
+    def __init__(self, hidden_channels: int):
+        super().__init__()
+        self.lin1 = Dense(hidden_channels, hidden_channels // 2)
+        self.act = ShiftedSoftplus()
+        self.lin2 = Dense(hidden_channels // 2, 1)
+        self.register_buffer("atomic_mass", _atomic_masses())
+
+    def reset_parameters(self) -> None:
+        """Draws new weights."""
+        self.lin1.reset_parameters()
+        self.lin2.reset_parameters()
+
+    def forward(
+        self, x: Tensor, z: Tensor, pos: Tensor, batch: Tensor, batch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Reads the dipole moment and the partial charges from the features."""
+        charge = self.lin2(self.act(self.lin1(x))).double() * (z > 0).unsqueeze(-1)  # [N, 1]
+        mass = self.atomic_mass.double()[z].unsqueeze(-1)  # [N, 1]
+        pos = pos.double()
+        total_mass = scatter(mass, batch, dim_size=batch_size).clamp(min=1e-12)
+        center = scatter(mass * pos, batch, dim_size=batch_size) / total_mass  # [B, 3]
+        dipole = scatter(charge * (pos - center[batch]), batch, dim_size=batch_size)  # [B, 3]
+        squared = dipole.square().sum(dim=-1, keepdim=True)
+        nonzero = squared > 0  # the root has no derivative at zero
+        return torch.where(nonzero, squared, 1.0).sqrt() * nonzero, charge.squeeze(-1)
+
+
+def _count(real: Tensor, batch: Tensor, batch_size: int) -> Tensor:
+    return scatter(real, batch, dim_size=batch_size, reduce="sum").clamp(min=1)
+
+
+def _atomic_masses() -> Tensor:
+    from rdkit.Chem import GetPeriodicTable
+
+    table = GetPeriodicTable()
+    masses = [0.0] + [table.GetAtomicWeight(z) for z in range(1, NUM_SPECIES)]
+    return torch.tensor(masses, dtype=torch.float64)

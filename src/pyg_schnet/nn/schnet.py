@@ -1,0 +1,334 @@
+r"""SchNet: embedding, interaction blocks, readout."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from ..graph import edge_lengths, radius_graph
+from . import checks
+from .conv import SchNetConv
+from .dense import Dense
+from .filters import GaussianFilter
+from .offsets import NUM_SPECIES
+from .radial import ShiftedSoftplus
+from .readout import AtomwiseReadout, DipoleReadout
+from .response import forces_from_energy
+
+InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class InteractionBlock(nn.Module):
+    r"""One interaction of SchNet: convolution, activation, dense layer; the residual is added
+    outside.
+
+    .. math::
+        \mathbf{v}_i = A_3 \, \mathrm{ssp}\left( \mathrm{SchNetConv}(\mathbf{x})_i \right)
+        + \mathbf{b}_3
+
+    Args:
+        hidden_channels: Size F of the atom features.
+        filter: Filter-generating network of this block.
+        num_filters: Its number of filters.
+        lin1_bias: See :class:`SchNetConv`.
+
+    Shapes: features ``[N, F]``, ``edge_index`` ``[2, E]``, distances ``[E]`` to ``[N, F]``.
+    """
+
+    def __init__(
+        self, hidden_channels: int, filter: nn.Module, num_filters: int, lin1_bias: bool = False
+    ):
+        super().__init__()
+        self.conv = SchNetConv(
+            hidden_channels, hidden_channels, num_filters, filter, lin1_bias=lin1_bias
+        )
+        self.act = ShiftedSoftplus()
+        self.lin = Dense(hidden_channels, hidden_channels)
+
+    def reset_parameters(self) -> None:
+        """Draws new weights."""
+        self.conv.reset_parameters()
+        self.lin.reset_parameters()
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+        """Computes the update of the features."""
+        return self.lin(self.act(self.conv(x, edge_index, edge_weight)))
+
+
+class SchNet(nn.Module):
+    r"""The network of `"SchNet: A Continuous-filter Convolutional Neural Network for Modeling
+    Quantum Interactions" <https://arxiv.org/abs/1706.08566>`_.
+
+    1. Embed atomic numbers as features :math:`\mathbf{x}_i`.
+    2. Refine them in interaction blocks,
+       :math:`\mathbf{x}_i \leftarrow \mathbf{x}_i + \mathbf{v}_i`.
+    3. Read out atom-wise contributions, and sum or average them over each molecule.
+
+    The first twelve arguments are those of :class:`torch_geometric.nn.SchNet` in their order and
+    with their defaults, except that neighbours are never dropped. :meth:`paper` builds the network
+    of the paper.
+
+    Args:
+        hidden_channels: Size F of the atom features.
+        num_filters: Number of filters.
+        num_interactions: Number of interaction blocks.
+        num_gaussians: Number of Gaussians that expand distances.
+        cutoff: Range of the filters in angstrom. Atoms further apart do not interact. Without an
+            envelope all pairs of a molecule interact, and one beyond the range is an error.
+        interaction_graph: Function from positions and batch to ``edge_index`` and distances, in
+            place of the radius graph.
+        max_num_neighbors: ``None`` on purpose; a number drops neighbours, with a warning.
+        readout: ``"add"`` for extensive, ``"mean"`` for intensive properties.
+        dipole: Read out the magnitude of the dipole moment instead.
+        mean: Mean of the target per atom; see :class:`~pyg_schnet.nn.Offsets`.
+        std: Standard deviation of the target per atom.
+        atomref: Reference of the target for each atomic number, ``[Z]`` or ``[Z, 1]``.
+        gamma: Inverse squared width of the Gaussians; ``None`` follows their spacing.
+        gaussian_range: First and last centre in angstrom; ``(0, cutoff)`` if ``None``.
+        envelope: ``"cosine"``, ``"polynomial"`` or ``"none"``.
+        num_activations: Activations in the filter network, 1 or 2.
+        lin1_bias: Whether the dense layer before each convolution has a bias.
+        target: What the model predicts; forces exist for ``"energy"`` only.
+        units: Unit of the target, such as ``"eV"``; travels with the model.
+
+    Raises:
+        ValueError: On settings that contradict each other.
+
+    >>> SchNet(hidden_channels=64, num_filters=64, num_interactions=3)
+    SchNet(hidden_channels=64, num_filters=64, num_interactions=3, num_gaussians=50, cutoff=10)
+    """
+
+    species: Tensor
+
+    def __init__(
+        self,
+        hidden_channels: int = 128,
+        num_filters: int = 128,
+        num_interactions: int = 6,
+        num_gaussians: int = 50,
+        cutoff: float = 10.0,
+        interaction_graph: InteractionGraph | None = None,
+        max_num_neighbors: int | None = None,
+        readout: str = "add",
+        dipole: bool = False,
+        mean: float | Tensor | None = None,
+        std: float | Tensor | None = None,
+        atomref: Tensor | None = None,
+        *,
+        gamma: float | None = None,
+        gaussian_range: tuple[float, float] | None = None,
+        envelope: str = "cosine",
+        num_activations: int = 1,
+        lin1_bias: bool = False,
+        target: str = "energy",
+        units: str | None = None,
+    ):
+        super().__init__()
+        if dipole and not (mean is None and std is None and atomref is None):
+            raise ValueError("a dipole moment has no 'mean', 'std' or 'atomref': leave them None")
+        #: Everything that rebuilds the architecture: ``SchNet(**model.config)``.
+        self.config: dict[str, Any] = {
+            "hidden_channels": hidden_channels,
+            "num_filters": num_filters,
+            "num_interactions": num_interactions,
+            "num_gaussians": num_gaussians,
+            "cutoff": float(cutoff),
+            "max_num_neighbors": max_num_neighbors,
+            "readout": readout,
+            "dipole": dipole,
+            "gamma": gamma,
+            "gaussian_range": None if gaussian_range is None else list(gaussian_range),
+            "envelope": envelope,
+            "num_activations": num_activations,
+            "lin1_bias": lin1_bias,
+            "target": target,
+            "units": units,
+        }
+        self.cutoff = float(cutoff)
+        self.envelope = envelope
+        self.max_num_neighbors = max_num_neighbors
+        self.interaction_graph = interaction_graph
+        self.target = target
+        self.units = units
+        self.embedding = nn.Embedding(NUM_SPECIES, hidden_channels, padding_idx=0)
+        self.interactions = nn.ModuleList(
+            InteractionBlock(
+                hidden_channels,
+                GaussianFilter(
+                    num_filters,
+                    num_gaussians,
+                    cutoff,
+                    gamma=gamma,
+                    gaussian_range=None if gaussian_range is None else tuple(gaussian_range),
+                    envelope=envelope,
+                    num_activations=num_activations,
+                ),
+                num_filters,
+                lin1_bias,
+            )
+            for _ in range(num_interactions)
+        )
+        self.readout: AtomwiseReadout | DipoleReadout
+        if dipole:
+            self.readout = DipoleReadout(hidden_channels)
+        else:
+            self.readout = AtomwiseReadout(hidden_channels, readout, mean, std, atomref)
+        # Atomic numbers the model knows; training narrows it to what it has seen.
+        self.register_buffer("species", torch.ones(NUM_SPECIES, dtype=torch.bool))
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> "SchNet":  # noqa: ANN401 - arguments of SchNet
+        r"""The network of the NeurIPS 2017 paper.
+
+        64 features and filters, 3 interaction blocks, 300 Gaussians from 0 to 29.9 A with
+        :math:`\gamma = 10` per square angstrom, two activations in the filter network, a bias in
+        every dense layer, no envelope: all pairs of atoms interact.
+
+        Args:
+            **overrides: Arguments of :class:`SchNet` to change.
+        """
+        settings: dict[str, Any] = {
+            "hidden_channels": 64,
+            "num_filters": 64,
+            "num_interactions": 3,
+            "num_gaussians": 300,
+            "cutoff": 30.0,
+            "gamma": 10.0,
+            "gaussian_range": (0.0, 29.9),
+            "envelope": "none",
+            "num_activations": 2,
+            "lin1_bias": True,
+        }
+        return cls(**(settings | overrides))
+
+    @classmethod
+    def from_pyg(cls, model: nn.Module) -> "SchNet":
+        """Copies a :class:`torch_geometric.nn.SchNet`, weight for weight.
+
+        Outputs are equal, except that padding atoms (z = 0) contribute nothing here and that no
+        neighbour is dropped. See :func:`pyg_schnet.nn.convert.from_pyg`.
+        """
+        from .convert import from_pyg
+
+        return from_pyg(cls, model)
+
+    def reset_parameters(self) -> None:
+        """Draws new weights; offsets and known species stay."""
+        self.embedding.reset_parameters()
+        for interaction in self.interactions:
+            interaction.reset_parameters()
+        self.readout.reset_parameters()
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        r"""Predicts the target.
+
+        Args:
+            z: Atomic numbers ``[N]``, 1 to 100; 0 marks padding, which contributes nothing.
+            pos: Positions ``[N, D]`` in angstrom.
+            batch: Molecule of each atom ``[N]``, sorted; one molecule if ``None``.
+            edge_index: Edges ``[2, E]``, to skip the neighbour search.
+            batch_size: Number B of molecules; needed only where the last ones have no atoms.
+
+        Returns:
+            ``[B, 1]`` in float64, in ``self.units``.
+
+        Raises:
+            ValueError: On positions that are not finite, coincident atoms, unknown atomic numbers,
+                unsorted batches, and distances beyond the range of filters without envelope.
+        """
+        return self._evaluate(z, pos, batch, edge_index, batch_size)[0]
+
+    def predict(
+        self, data: Data, forces: bool = True, *, energies: bool = False, features: bool = False
+    ) -> dict[str, Tensor]:
+        r"""Predicts the target, and forces if it is an energy.
+
+        Works under ``torch.no_grad`` and ``torch.inference_mode`` too, and leaves ``data`` as it
+        is. Edges in ``data`` are used if they come with distances, as
+        :class:`~pyg_schnet.RadiusGraph` stores them (a bare ``edge_index`` may be bonds).
+
+        Args:
+            data: A molecule or a batch, with ``z`` and ``pos``.
+            forces: Whether to compute forces; other targets than the energy have none.
+            energies: Whether to return the atom-wise contributions.
+            features: Whether to return the learned atom features.
+
+        Returns:
+            A dictionary with
+
+            - ``"energy"`` (or the name of another target): ``[B]``, float64, in ``self.units``
+            - ``"forces"``: ``[N, D]``, in ``self.units`` per angstrom, dtype of ``pos``
+            - ``"energies"``: ``[N]``, float64; they sum to the energy
+            - ``"features"``: ``[N, F]``
+        """
+        forces = forces and self.target == "energy"
+        with torch.inference_mode(False), torch.set_grad_enabled(forces):
+            inputs = checks.unpack(self, data)
+            pos = inputs["pos"] = inputs["pos"].detach().clone().requires_grad_(forces)
+            output, contributions, x = self._evaluate(**inputs)
+            result = {self.target: output.squeeze(-1).detach()}
+            if forces:
+                result["forces"] = forces_from_energy(output, pos)
+            if energies:
+                result["energies"] = contributions.detach()
+            if features:
+                result["features"] = x.detach()
+        return result
+
+    def _evaluate(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor | None = None,
+        edge_index: Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if not torch.compiler.is_compiling():
+            checks.check_atoms(z, pos, batch, self.species)
+        if batch is None:
+            batch, batch_size = torch.zeros_like(z), batch_size or 1
+        if batch_size is None:
+            batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
+        edge_index, edge_weight = self._edges(z, pos, batch, edge_index)
+        x = self.embedding(z)  # [N, F]
+        edge_weight = edge_weight.to(x.dtype)
+        for interaction in self.interactions:
+            x = x + interaction(x, edge_index, edge_weight)
+        output, contributions = self.readout(x, z, pos, batch, batch_size)
+        return output, contributions, x
+
+    def _edges(
+        self, z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        edge_weight = None
+        if edge_index is None and self.interaction_graph is not None:
+            edge_index, edge_weight = self.interaction_graph(pos, batch)
+            checks.check_interaction_graph(edge_weight, pos)
+        elif edge_index is None:
+            radius = math.inf if self.envelope == "none" else self.cutoff
+            edge_index = radius_graph(pos, radius, batch, self.max_num_neighbors)
+        if not torch.compiler.is_compiling() and bool((z == 0).any()):
+            real = (z[edge_index] > 0).all(dim=0)
+            edge_index = edge_index[:, real]
+            edge_weight = edge_weight if edge_weight is None else edge_weight[real]
+        if edge_weight is None:
+            edge_weight = edge_lengths(pos, edge_index)
+        if not torch.compiler.is_compiling():
+            checks.check_distances(edge_index, edge_weight)
+        return edge_index, edge_weight
+
+    def __repr__(self) -> str:
+        shown = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
+        settings = ", ".join(f"{name}={self.config[name]:g}" for name in shown)
+        return f"{type(self).__name__}({settings})"

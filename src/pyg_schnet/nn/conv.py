@@ -1,6 +1,7 @@
 r"""The continuous-filter convolution as a layer of PyTorch Geometric."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
@@ -60,7 +61,7 @@ class SchNetConv(MessagePassing):
         cutoff: float = 10.0,
         lin1_bias: bool = False,
         aggr: str | list[str] | Aggregation | None = "sum",
-        **kwargs,  # noqa: ANN003 - those of MessagePassing
+        **kwargs: Any,
     ):
         if kwargs.get("decomposed_layers", 1) > 1:
             raise ValueError(

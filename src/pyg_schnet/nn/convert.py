@@ -1,10 +1,10 @@
 r"""Weights of other implementations."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .offsets import NUM_SPECIES
 from .readout import AtomwiseReadout, DipoleReadout
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def from_pyg(cls: type["SchNet"], model: nn.Module) -> "SchNet":
+def from_pyg(cls: type["SchNet"], model: Any) -> "SchNet":
     """Copies a :class:`torch_geometric.nn.SchNet`.
 
     Args:
@@ -38,7 +38,7 @@ def from_pyg(cls: type["SchNet"], model: nn.Module) -> "SchNet":
     if aggregation not in ("SumAggregation", "MeanAggregation"):
         raise ValueError(f"cannot copy the readout {aggregation}: only a sum or mean")
     graph = model.interaction_graph
-    new = cls(
+    new: Any = cls(
         model.hidden_channels,
         model.num_filters,
         model.num_interactions,
@@ -72,13 +72,13 @@ def from_pyg(cls: type["SchNet"], model: nn.Module) -> "SchNet":
     return new
 
 
-def _copy(ours: nn.Module, theirs: nn.Module, shift: float = 0.0) -> None:
+def _copy(ours: Any, theirs: nn.Module, shift: float = 0.0) -> None:
     ours.load_state_dict(theirs.state_dict())
     if shift:
         ours.bias += shift * ours.weight.sum(dim=1)
 
 
-def _copy_readout(readout: AtomwiseReadout | DipoleReadout, model: nn.Module) -> None:
+def _copy_readout(readout: AtomwiseReadout | DipoleReadout, model: Any) -> None:
     scale = 1.0 if model.scale is None else float(model.scale)
     if isinstance(readout, DipoleReadout):
         readout.atomic_mass.copy_(model.atomic_mass[:NUM_SPECIES])
@@ -86,7 +86,7 @@ def _copy_readout(readout: AtomwiseReadout | DipoleReadout, model: nn.Module) ->
         readout.lin2.bias *= scale
         return
     standardized = model.mean is not None and model.std is not None  # PyG ignores one alone
-    atomref: Tensor | None = None if model.atomref is None else model.atomref.weight * scale
+    atomref = None if model.atomref is None else model.atomref.weight * scale
     readout.offsets.set(
         mean=model.mean * scale if standardized else 0.0,
         std=model.std * scale if standardized else scale,

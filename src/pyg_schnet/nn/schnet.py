@@ -162,7 +162,7 @@ class SchNet(nn.Module):
                     num_gaussians,
                     cutoff,
                     gamma=gamma,
-                    gaussian_range=None if gaussian_range is None else tuple(gaussian_range),
+                    gaussian_range=gaussian_range,
                     envelope=envelope,
                     num_activations=num_activations,
                 ),
@@ -180,7 +180,7 @@ class SchNet(nn.Module):
         self.register_buffer("species", torch.ones(NUM_SPECIES, dtype=torch.bool))
 
     @classmethod
-    def paper(cls, **overrides: Any) -> "SchNet":  # noqa: ANN401 - arguments of SchNet
+    def paper(cls, **overrides: Any) -> "SchNet":
         r"""The network of the NeurIPS 2017 paper.
 
         64 features and filters, 3 interaction blocks, 300 Gaussians from 0 to 29.9 A with
@@ -205,7 +205,7 @@ class SchNet(nn.Module):
         return cls(**(settings | overrides))
 
     @classmethod
-    def from_pyg(cls, model: nn.Module) -> "SchNet":
+    def from_pyg(cls, model: Any) -> "SchNet":
         """Copies a :class:`torch_geometric.nn.SchNet`, weight for weight.
 
         Outputs are equal, except that padding atoms (z = 0) contribute nothing here and that no
@@ -219,7 +219,7 @@ class SchNet(nn.Module):
         """Draws new weights; offsets and known species stay."""
         self.embedding.reset_parameters()
         for interaction in self.interactions:
-            interaction.reset_parameters()
+            interaction.reset_parameters()  # type: ignore[operator] # modules are untyped in lists
         self.readout.reset_parameters()
 
     def forward(

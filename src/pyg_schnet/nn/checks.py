@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from .offsets import NUM_SPECIES
+from ..data.species import NUM_SPECIES
 
 if TYPE_CHECKING:
     from .schnet import SchNet

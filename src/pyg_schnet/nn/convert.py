@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .offsets import NUM_SPECIES
+from ..data.species import NUM_SPECIES
 from .readout import AtomwiseReadout, DipoleReadout
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-#: Rows of the embedding and of atom references: z = 0 (padding) to 100.
-NUM_SPECIES = 101
+from ..data.species import NUM_SPECIES
 
 
 class Offsets(nn.Module):

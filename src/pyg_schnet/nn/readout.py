@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.utils import scatter
 
+from ..data.species import NUM_SPECIES
 from .dense import Dense
-from .offsets import NUM_SPECIES, Offsets
+from .offsets import Offsets
 from .radial import ShiftedSoftplus
 
 

@@ -2,21 +2,25 @@ r"""SchNet: embedding, interaction blocks, readout."""
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from ..data.species import NUM_SPECIES
 from ..graph import edge_lengths, radius_graph
+from ..storage import load_tensors, save_tensors
 from . import checks
 from .conv import SchNetConv
 from .dense import Dense
 from .filters import GaussianFilter
-from .offsets import NUM_SPECIES
 from .radial import ShiftedSoftplus
 from .readout import AtomwiseReadout, DipoleReadout
 from .response import forces_from_energy
+
+_KIND = "SchNet model"
 
 InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -214,6 +218,32 @@ class SchNet(nn.Module):
         from .convert import from_pyg
 
         return from_pyg(cls, model)
+
+    def save(self, path: str | Path) -> None:
+        """Saves the model, offsets and units included, in one safetensors file.
+
+        Args:
+            path: File to write, atomically.
+        """
+        save_tensors(path, self.state_dict(), self.config, _KIND)
+
+    @classmethod
+    def load(cls, path: str | Path, interaction_graph: InteractionGraph | None = None) -> "SchNet":
+        """Loads a model that :meth:`save` wrote; no code in the file is run.
+
+        Args:
+            path: File to read.
+            interaction_graph: Functions cannot be saved: give it again if the model had one.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            CorruptFileError: If it is damaged or holds something else.
+        """
+        tensors, config = load_tensors(path, _KIND)
+        model = cls(**config, interaction_graph=interaction_graph)
+        model.to(tensors["embedding.weight"].dtype)
+        model.load_state_dict(tensors)
+        return model
 
     def reset_parameters(self) -> None:
         """Draws new weights; offsets and known species stay."""

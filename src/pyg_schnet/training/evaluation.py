@@ -1,0 +1,79 @@
+r"""Errors of a model on a data set."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch_geometric.loader import DataLoader
+
+from ..nn import SchNet
+from ..nn.checks import unpack
+from .labels import Molecules, label_reader
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions and their errors.
+
+    Attributes:
+        mae: Mean absolute error, over molecules with a label.
+        rmse: Root of the mean squared error.
+        predicted: Predictions ``[M]``, float64.
+        reference: Labels ``[M]``, float64; NaN where missing.
+        units: Unit of all of these, if the model knows it.
+    """
+
+    mae: float
+    rmse: float
+    predicted: Tensor
+    reference: Tensor
+    units: str | None = None
+
+    @classmethod
+    def of(cls, predicted: Tensor, reference: Tensor, units: str | None = None) -> "Evaluation":
+        """Computes the errors of predictions.
+
+        Raises:
+            ValueError: If no label is known or a prediction is not finite.
+        """
+        if not predicted.isfinite().all():
+            first = int((~predicted.isfinite()).nonzero()[0])
+            raise ValueError(f"the prediction for molecule {first} is {predicted[first].item()}")
+        error = (predicted - reference)[~reference.isnan()]
+        if error.numel() == 0:
+            raise ValueError("no molecule has a label: there is no error to compute")
+        return cls(
+            error.abs().mean().item(),
+            error.square().mean().sqrt().item(),
+            predicted,
+            reference,
+            units,
+        )
+
+
+@torch.no_grad()
+def evaluate(
+    model: SchNet, dataset: Molecules, label: str | int = "energy", batch_size: int = 128
+) -> Evaluation:
+    """Evaluates a model on every molecule of a data set.
+
+    Args:
+        model: Model; its device is used, its mode (train or eval) restored.
+        dataset: Molecules with labels.
+        label: What to compare with, see :class:`TrainConfig`.
+        batch_size: Molecules per step.
+
+    Raises:
+        ValueError: If the data set is empty or without labels.
+    """
+    read = label_reader(dataset, label)
+    predicted, reference = [], []
+    training = model.training
+    model.eval()
+    try:
+        for batch in DataLoader(dataset, batch_size=batch_size):
+            predicted.append(model(**unpack(model, batch)).squeeze(-1).cpu())
+            reference.append(read(batch))
+    finally:
+        model.train(training)
+    return Evaluation.of(torch.cat(predicted), torch.cat(reference), model.units)

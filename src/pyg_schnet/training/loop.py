@@ -1,0 +1,265 @@
+r"""The training loop, to be read from top to bottom."""
+
+import copy
+import csv
+import io
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch_geometric.data import Batch, Data
+from torch_geometric.loader import DataLoader
+from tqdm import tqdm
+
+from ..nn import SchNet
+from ..nn.checks import unpack
+from ..nn.readout import AtomwiseReadout
+from ..storage import write_atomically
+from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .evaluation import evaluate
+from .labels import LabelReader, Molecules, fit_offsets, label_reader, learn_species
+
+
+def fit(
+    model: SchNet,
+    train: Molecules,
+    val: Molecules,
+    config: TrainConfig | None = None,
+    directory: str | Path | None = None,
+    *,
+    resume: bool = False,
+) -> list[dict[str, float]]:
+    r"""Trains a model, and leaves it with the averaged weights of the best epoch.
+
+    1. Offsets and known species of the model are set from the training set.
+    2. Every epoch goes through the training set in a new order. The loss is the squared error
+       averaged over the molecules of a batch; missing labels (NaN) are left out.
+    3. A moving average of the weights is validated; the best one is kept.
+
+    With a directory the run writes ``config.json``, ``history.csv``, ``best.safetensors`` (for
+    :meth:`SchNet.load`) and, after every epoch and when interrupted by SIGINT or SIGTERM,
+    ``last.safetensors``, from which it resumes to the same numbers as an uninterrupted run.
+
+    Args:
+        model: Model to train, on its device.
+        train: Training set.
+        val: Validation set, which chooses the best epoch.
+        config: Settings; those of the paper by default.
+        directory: Where the run is kept; nowhere if ``None``.
+        resume: Go on with the run in ``directory``.
+
+    Returns:
+        One row per epoch: ``epoch, step, lr, train_loss, val_mae, val_rmse, seconds``. The loss
+        is in squared units of the label, the errors are in its unit.
+
+    Raises:
+        FileExistsError: If the directory holds a run that is not to be resumed.
+        FileNotFoundError: If there is no run to resume.
+        ValueError: If a data set has no labels, or the run to resume was another one.
+        FloatingPointError: If the loss is not finite.
+        KeyboardInterrupt: When interrupted, after the checkpoint is complete.
+    """
+    config = config or TrainConfig()
+    directory = None if directory is None else Path(directory)
+    read = label_reader(train, config.label)
+    label_reader(val, config.label)
+
+    _prepare(model, train, config)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    averaged: SchNet = average.module  # type: ignore[assignment] # untyped in torch
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    progress, best = _start(model, average, optimizer, config, len(train), directory, resume)
+
+    with _stop_on_signal() as stop:
+        while progress.epoch < config.epochs:
+            if progress.epoch - progress.best_epoch >= config.patience:
+                break
+            started = time.monotonic()
+            before = progress.seconds
+            for batch in _batches(train, config, progress):
+                lr = config.learning_rate(progress.step)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                loss, count = _loss(model, batch, read)
+                if not loss.isfinite():
+                    raise FloatingPointError(
+                        f"the loss is {loss.item()} at step {progress.step} of epoch "
+                        f"{progress.epoch + 1}: lower 'lr' (now {lr:g}) or check the labels"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                average.update_parameters(model)
+                progress.step += 1
+                progress.batch += 1
+                progress.loss_sum += loss.item() * count
+                progress.molecules += count
+                progress.seconds = before + time.monotonic() - started
+                if stop.is_set():
+                    break
+            if stop.is_set():
+                _save(directory, model, average, optimizer, progress, config, len(train))
+                raise KeyboardInterrupt("training stopped by a signal; resume it to go on")
+
+            result = evaluate(averaged, val, config.label, config.eval_batch_size)
+            progress.seconds = before + time.monotonic() - started
+            row = {
+                "epoch": progress.epoch + 1,
+                "step": progress.step,
+                "lr": config.learning_rate(progress.step),
+                "train_loss": progress.loss_sum / max(progress.molecules, 1),
+                "val_mae": result.mae,
+                "val_rmse": result.rmse,
+                "seconds": progress.seconds,
+            }
+            progress.history.append(row)
+            progress.epoch += 1
+            progress.batch, progress.loss_sum, progress.molecules = 0, 0.0, 0
+            if result.mae < progress.best_mae:
+                progress.best_epoch, progress.best_mae = progress.epoch, result.mae
+                best = copy.deepcopy(averaged.state_dict())
+                if directory is not None:
+                    averaged.save(directory / "best.safetensors")
+            _save(directory, model, average, optimizer, progress, config, len(train))
+            _report(row, config, model.units)
+            if stop.is_set():
+                raise KeyboardInterrupt("training stopped by a signal; resume it to go on")
+
+    model.load_state_dict(best)
+    return progress.history
+
+
+def _prepare(model: SchNet, train: Molecules, config: TrainConfig) -> None:
+    learn_species(model, train)
+    given = not isinstance(model.readout, AtomwiseReadout) or not model.readout.offsets.is_neutral
+    if config.offsets == "fit" and not given:
+        fit_offsets(model, train, config.label)
+
+
+def _start(
+    model: SchNet,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    num_train: int,
+    directory: Path | None,
+    resume: bool,
+) -> tuple[Progress, dict[str, Tensor]]:
+    best = copy.deepcopy(average.module.state_dict())
+    if directory is None:
+        if resume:
+            raise ValueError("'resume' needs the 'directory' of the run")
+        return Progress(), best
+    last = directory / "last.safetensors"
+    if resume:
+        progress = load_checkpoint(last, model, average, optimizer, config, num_train)
+        if progress.best_epoch > 0:
+            best = type(model).load(directory / "best.safetensors").state_dict()
+        return progress, best
+    if last.exists():
+        raise FileExistsError(
+            f"'{directory}' holds a run already: resume it, remove it, or name another directory"
+        )
+    settings = {"model": model.config, "train": config.to_dict()}
+    write_atomically(directory / "config.json", json.dumps(settings, indent=2).encode())
+    return Progress(), best
+
+
+def _batches(train: Molecules, config: TrainConfig, progress: Progress) -> Iterator[Batch]:
+    """The batches of the present epoch that are left to do.
+
+    The order follows from seed and epoch alone, so that a resumed run sees the same batches.
+    """
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + progress.epoch)
+    order = torch.randperm(len(train), generator=generator)
+    batches = [chunk.tolist() for chunk in order.split(config.batch_size)]
+    loader = DataLoader(train, batch_sampler=batches[progress.batch :])
+    bar = tqdm(
+        loader,
+        desc=f"epoch {progress.epoch + 1}/{config.epochs}",
+        initial=progress.batch,
+        total=len(batches),
+        leave=False,
+        disable=not sys.stderr.isatty(),
+    )
+    for batch in bar:
+        yield batch
+        if progress.molecules:
+            bar.set_postfix(loss=f"{progress.loss_sum / progress.molecules:.4g}", refresh=False)
+
+
+def _loss(model: SchNet, batch: Data, read: LabelReader) -> tuple[Tensor, int]:
+    """Mean squared error over the molecules with a label, and their number."""
+    label = read(batch)
+    known = ~label.isnan()
+    predicted = model(**unpack(model, batch)).squeeze(-1)
+    # Missing labels must not reach the difference: the gradient of 0 * NaN is NaN.
+    error = torch.where(known, predicted - label.nan_to_num().to(predicted.device), 0.0)
+    count = int(known.sum())
+    return error.square().sum() / max(count, 1), count
+
+
+def _save(
+    directory: Path | None,
+    model: SchNet,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    config: TrainConfig,
+    num_train: int,
+) -> None:
+    if directory is None:
+        return
+    path = directory / "last.safetensors"
+    save_checkpoint(path, model, average, optimizer, progress, config, num_train)
+    if progress.history:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=list(progress.history[0]))
+        writer.writeheader()
+        writer.writerows(progress.history)
+        write_atomically(directory / "history.csv", text.getvalue().encode())
+
+
+def _report(row: dict[str, float], config: TrainConfig, units: str | None) -> None:
+    unit = f" {units}" if units else ""
+    tqdm.write(
+        f"epoch {row['epoch']:>{len(str(config.epochs))}}/{config.epochs}  "
+        f"loss {row['train_loss']:.5g}  val MAE {row['val_mae']:.5g}{unit}  "
+        f"lr {row['lr']:.2e}  {row['seconds']:.0f} s",
+        file=sys.stderr,
+    )
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """An event set by SIGINT and SIGTERM, so that steps are never cut in half.
+
+    A second SIGINT stops at once. Other threads than the main one cannot catch signals; there the
+    event is never set.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if stop.is_set() and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -112,5 +112,5 @@ def _checksum(tensors: dict[str, Tensor]) -> int:
     for name in sorted(tensors):
         tensor = tensors[name]
         value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
-        value = zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
     return value

@@ -1,0 +1,25 @@
+"""Models and molecules as fixtures."""
+
+import pytest
+from molecules import MODELS, random_molecule, small_model
+from torch_geometric.data import Batch
+
+from pyg_schnet import SchNet
+
+
+@pytest.fixture(params=list(MODELS))
+def model(request) -> SchNet:
+    """Every kind of network."""
+    return small_model(**MODELS[request.param])
+
+
+@pytest.fixture(params=[name for name in MODELS if name != "dipole"])
+def energy_model(request) -> SchNet:
+    """Every kind of network that predicts energies."""
+    return small_model(**MODELS[request.param])
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Molecules of different sizes, single atoms among them."""
+    return Batch.from_data_list([random_molecule(n, seed=n) for n in (5, 1, 8, 2, 1)])

@@ -1,0 +1,98 @@
+import math
+
+import pytest
+import torch
+from torch_geometric.nn.models.schnet import GaussianSmearing as PyGGaussianSmearing
+
+from pyg_schnet import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
+
+
+def test_shifted_softplus_is_the_formula_of_the_paper():
+    x = torch.linspace(-30, 30, 101, dtype=torch.float64)
+    assert torch.allclose(ShiftedSoftplus()(x), torch.log(0.5 * x.exp() + 0.5), rtol=1e-12)
+    assert ShiftedSoftplus()(torch.zeros(1)).item() == pytest.approx(0.0, abs=1e-7)
+
+
+def test_shifted_softplus_does_not_overflow():
+    x = torch.tensor([-1e4, -100.0, 100.0, 1e4], requires_grad=True)
+    y = ShiftedSoftplus()(x)
+    assert torch.allclose(
+        y,
+        torch.tensor([-1.0, -1.0, 0, 0]) * math.log(2)
+        + x.clamp(min=0)
+        - torch.tensor([0, 0, 1.0, 1.0]) * math.log(2),
+    )
+    y.sum().backward()
+    assert torch.allclose(x.grad, torch.tensor([0.0, 0, 1, 1]))
+
+
+def test_gaussians_of_the_paper():
+    basis = GaussianSmearing(0.0, 29.9, 300, gamma=10.0)
+    values = basis(torch.tensor([0.0, 1.23]))
+    assert torch.allclose(basis.offset, torch.arange(300) * 0.1, atol=1e-5)
+    assert values[0, 3].item() == pytest.approx(math.exp(-10 * 0.3**2), rel=1e-5)
+    assert values[1, 12].item() == pytest.approx(math.exp(-10 * 0.03**2), rel=1e-5)
+
+
+def test_width_rule_of_pyg():
+    distance = torch.rand(50) * 6
+    expected = PyGGaussianSmearing(0.0, 5.0, 25)(distance)
+    assert torch.allclose(GaussianSmearing(0.0, 5.0, 25)(distance), expected, atol=1e-7)
+
+
+def test_no_denormal_numbers():
+    values = GaussianSmearing(0.0, 29.9, 300, gamma=10.0)(torch.linspace(0, 30, 1000))
+    tiny = (values > 0) & (values < torch.finfo(torch.float32).tiny)
+    assert not tiny.any()
+    assert (values > 0).any(dim=1).all()
+
+
+ENVELOPES = [CosineEnvelope(4.0), PolynomialEnvelope(4.0), PolynomialEnvelope(4.0, p=3)]
+
+
+@pytest.mark.parametrize("envelope", ENVELOPES, ids=str)
+def test_envelope_ends(envelope):
+    d = torch.tensor([0.0, 4.0, 4.0001, 6.0, 8.0, 100.0], dtype=torch.float64)
+    value = envelope(d)
+    assert value[0] == 1.0
+    assert not value[1:].any()  # the cosine alone would rise again beyond the cutoff
+
+
+@pytest.mark.parametrize("envelope", ENVELOPES, ids=str)
+def test_envelope_falls_smoothly(envelope):
+    d = torch.linspace(0, 5, 2001, dtype=torch.float64, requires_grad=True)
+    value = envelope(d)
+    (slope,) = torch.autograd.grad(value.sum(), d)
+    assert (slope <= 1e-12).all()
+    numeric = (value[2:] - value[:-2]) / (d[2:] - d[:-2])
+    assert torch.allclose(slope[1:-1], numeric, atol=2e-3)
+    assert slope[d >= 4.0].abs().max() == 0
+
+
+def test_cosine_envelope_is_the_formula():
+    assert CosineEnvelope(4.0)(torch.tensor([1.0])).item() == pytest.approx(
+        0.5 * (math.cos(math.pi / 4) + 1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussianSmearing(5.0, 5.0), "must ascend"),
+        (lambda: GaussianSmearing(0.0, 5.0, 1), "at least two"),
+        (lambda: GaussianSmearing(gamma=-1.0), "'gamma' must be positive"),
+        (lambda: CosineEnvelope(0.0), "'cutoff' must be positive"),
+        (lambda: PolynomialEnvelope(math.inf), "'cutoff' must be positive and finite"),
+        (lambda: PolynomialEnvelope(5.0, p=1), "'p' must be at least 2"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_weights_for_other_centres_are_refused():
+    with pytest.raises(
+        RuntimeError, match=r"Gaussians from 0 to 5 A, this model has them from 0 to 6"
+    ):
+        GaussianSmearing(0.0, 6.0).load_state_dict(GaussianSmearing(0.0, 5.0).state_dict())

@@ -1,0 +1,136 @@
+import math
+
+import ase
+import pytest
+import torch
+from ase.neighborlist import neighbor_list
+from molecules import random_molecule
+from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import Compose
+
+import pyg_schnet.graph
+from pyg_schnet import RadiusGraph, edge_lengths, radius_graph
+
+
+def ase_edges(pos: torch.Tensor, r: float) -> torch.Tensor:
+    i, j = neighbor_list("ij", ase.Atoms(f"H{len(pos)}", positions=pos.numpy()), r)
+    edges = torch.stack([torch.from_numpy(j), torch.from_numpy(i)])
+    return edges[:, (edges[1] * len(pos) + edges[0]).argsort()]
+
+
+@pytest.mark.parametrize("r", [0.5, 1.5, 3.0, 100.0])
+@pytest.mark.parametrize("num_atoms", [1, 2, 17, 60])
+def test_equals_ase(num_atoms, r):
+    pos = random_molecule(num_atoms, seed=num_atoms).pos
+    assert torch.equal(radius_graph(pos, r), ase_edges(pos, r))
+
+
+def test_pairs_at_the_radius_are_left_out_as_in_ase():
+    pos = torch.tensor([[0.0, 0, 0], [3.0, 4.0, 0]], dtype=torch.float64)
+    assert ase_edges(pos, 5.0).numel() == radius_graph(pos, 5.0).numel() == 0
+    assert radius_graph(pos, math.nextafter(5.0, 6.0)).size(1) == 2
+
+
+def test_batch_equals_molecules_one_by_one(batch):
+    expected = [
+        radius_graph(batch[k].pos, 3.0) + int(batch.ptr[k]) for k in range(batch.num_graphs)
+    ]
+    assert torch.equal(radius_graph(batch.pos, 3.0, batch.batch), torch.cat(expected, dim=1))
+
+
+def test_empty_molecules_in_between():
+    pos = torch.tensor([[0.0], [1.0], [0.5]])
+    edges = radius_graph(pos, 5.0, torch.tensor([1, 1, 4]))
+    assert edges.tolist() == [[1, 0], [0, 1]]
+    assert radius_graph(torch.empty(0, 3), 5.0).shape == (2, 0)
+
+
+def test_never_truncates():
+    pos = random_molecule(60).pos  # PyG's default keeps 32 neighbours
+    assert radius_graph(pos, math.inf).size(1) == 60 * 59
+
+
+def test_chunks_change_nothing(monkeypatch, batch):
+    whole = radius_graph(batch.pos, 3.0, batch.batch)
+    for limit in (1, 7, 20):
+        monkeypatch.setattr(pyg_schnet.graph, "_MAX_CANDIDATES", limit)
+        assert torch.equal(radius_graph(batch.pos, 3.0, batch.batch), whole)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 5])
+def test_any_dimension(dimension):
+    pos = torch.randn(12, dimension, generator=torch.Generator().manual_seed(1))
+    edges = radius_graph(pos, 1.0)
+    dense = (torch.cdist(pos, pos) < 1.0).fill_diagonal_(False).nonzero().T.flip(0)
+    assert torch.equal(edges, dense)
+
+
+def test_torch_cluster_gives_the_same_edges(batch):
+    pytest.importorskip("torch_cluster", reason="torch-cluster is not installed")
+    for r in (1.5, 3.0, 50.0):
+        ours = radius_graph(batch.pos, r, batch.batch)
+        assert torch.equal(radius_graph(batch.pos, r, batch.batch, backend="torch-cluster"), ours)
+
+
+def test_max_num_neighbors_keeps_the_nearest_and_warns():
+    pos = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+    with pytest.warns(UserWarning, match="drops neighbours"):
+        edges = radius_graph(pos, 10.0, max_num_neighbors=2)
+    nearest = {0: [1, 2], 1: [0, 2], 2: [0, 1], 3: [1, 2]}
+    assert edges.T.tolist() == [[j, i] for i in range(4) for j in nearest[i]]
+    assert radius_graph(pos, 10.0, max_num_neighbors=3).size(1) == 12  # nothing to warn about
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(pos=torch.zeros(3)), r"shape \[N, D\] \(got \[3\]\)"),
+        (
+            dict(pos=torch.tensor([[0.0, 1], [math.nan, 0]])),
+            r"finite \(got \[nan, 0.0\] for atom 1",
+        ),
+        (dict(pos=torch.tensor([[math.inf, 0.0]])), "finite"),
+        (dict(r=0.0), "'r' must be positive"),
+        (dict(batch=torch.tensor([0, 1, 0])), "'batch' must be sorted"),
+        (dict(batch=torch.tensor([0, 1])), "one entry per atom"),
+        (dict(batch=torch.tensor([-1, 0, 0])), "must not be negative"),
+        (dict(backend="cuda"), "'backend' must be"),
+        (dict(max_num_neighbors=0), "at least 1"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        radius_graph(**(dict(pos=torch.eye(3), r=2.0) | arguments))
+
+
+def test_edge_lengths_have_finite_derivatives_at_zero():
+    pos = torch.tensor([[1.0, 1, 1], [1, 1, 1]], dtype=torch.float64, requires_grad=True)
+    length = edge_lengths(pos, torch.tensor([[0], [1]]))
+    (gradient,) = torch.autograd.grad(length.sum(), pos, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), pos)
+    assert length.item() == 0
+    assert not gradient.any()
+    assert not second.any()
+
+
+def test_edge_lengths_gradgradcheck():
+    pos = random_molecule(4).pos.requires_grad_()
+    edges = radius_graph(pos, 10.0)
+    assert torch.autograd.gradgradcheck(lambda p: edge_lengths(p, edges), pos)
+
+
+def test_transform_on_molecule_and_batch(batch):
+    single = RadiusGraph(3.0)(batch[2].clone())
+    assert torch.equal(single.edge_index, radius_graph(single.pos, 3.0))
+    j, i = single.edge_index
+    assert torch.allclose(single.edge_weight, (single.pos[j] - single.pos[i]).norm(dim=1))
+    whole = RadiusGraph(3.0)(batch.clone())
+    each = Batch.from_data_list([RadiusGraph(3.0)(data) for data in batch.to_data_list()])
+    for name in ("edge_index", "edge_weight", "cutoff"):
+        assert torch.equal(whole[name], each[name])
+
+
+def test_transform_composes_and_says_what_is_missing():
+    assert "RadiusGraph(r=3.0)" in repr(Compose([RadiusGraph(3.0)]))
+    with pytest.raises(ValueError, match=r"data.pos"):
+        RadiusGraph(3.0)(Data(z=torch.tensor([1])))

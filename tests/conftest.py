@@ -1,10 +1,14 @@
 """Models and molecules as fixtures."""
 
 import pytest
+import torch
 from molecules import MODELS, random_molecule, small_model
 from torch_geometric.data import Batch
 
 from pyg_schnet import SchNet
+
+# Everything here is small: more threads only wait for each other, much so on a busy machine.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(params=list(MODELS))

@@ -1,5 +1,6 @@
 """The network, in the order data flows through it."""
 
+from .aggr import ScatterSum
 from .conv import SchNetConv
 from .filters import GaussianFilter
 from .offsets import Offsets
@@ -17,6 +18,7 @@ __all__ = [
     "InteractionBlock",
     "Offsets",
     "PolynomialEnvelope",
+    "ScatterSum",
     "SchNet",
     "SchNetConv",
     "ShiftedSoftplus",

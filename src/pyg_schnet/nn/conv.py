@@ -111,15 +111,13 @@ class SchNetConv(MessagePassing):
                 shape ``[E, num_filters]``, or the number of targets cannot be known.
         """
         # Step 1: features of the neighbours; targets only tell how many they are.
-        if isinstance(x, Tensor):
-            x = self.lin1(x)
-        else:
+        if not isinstance(x, Tensor):
             size = self._bipartite_size(x, edge_index, size)
-            neighbors = self.lin1(x[self._neighbor])
-            x = (neighbors, None) if self._neighbor == 0 else (None, neighbors)
+            x = x[self._neighbor]
+        x = self.lin1(x)
         # Step 2: filters, products and their sum.
         W = self._filters(edge_weight, edge_attr)
-        # propagate_type: (x: PairOptTensor, W: Tensor)
+        # propagate_type: (x: Tensor, W: Tensor)
         x = self.propagate(edge_index, x=x, W=W, size=size)
         # Step 3
         return self.lin2(x)

@@ -1,0 +1,70 @@
+r"""Pictures of a training run. Every function returns a matplotlib figure to show or to save."""
+
+from typing import TYPE_CHECKING
+
+from .training.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def learning_curve(
+    history: list[dict[str, float]],
+    units: str | None = None,
+    baselines: dict[str, float] | None = None,
+) -> "Figure":
+    """Errors over epochs on a logarithmic scale.
+
+    Args:
+        history: Rows from :func:`pyg_schnet.training.fit`.
+        units: Unit of the errors.
+        baselines: Mean absolute errors to draw as horizontal lines, by name.
+    """
+    figure = _figure()
+    axes = figure.add_subplot()
+    epochs = [row["epoch"] for row in history]
+    train_rmse = [row["train_loss"] ** 0.5 for row in history]
+    axes.plot(epochs, train_rmse, color="0.6", label="training RMSE")
+    axes.plot(
+        epochs, [row["val_rmse"] for row in history], color="C0", ls="--", label="validation RMSE"
+    )
+    axes.plot(epochs, [row["val_mae"] for row in history], color="C0", label="validation MAE")
+    for i, (name, value) in enumerate((baselines or {}).items()):
+        axes.axhline(value, color=f"C{i + 1}", ls=":", label=f"{name}, MAE")
+    axes.set(xlabel="epoch", ylabel=f"error{_in(units)}", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    return figure
+
+
+def parity(evaluation: Evaluation, name: str = "target") -> "Figure":
+    """Predictions against labels, beside a histogram of the errors.
+
+    Args:
+        evaluation: Result of :func:`pyg_schnet.training.evaluate`.
+        name: What was predicted.
+    """
+    known = ~evaluation.reference.isnan()
+    reference, predicted = evaluation.reference[known], evaluation.predicted[known]
+    units = _in(evaluation.units)
+    figure = _figure(width=9.0)
+    left, right = figure.subplots(1, 2)
+    low, high = float(reference.min()), float(reference.max())
+    left.plot([low, high], [low, high], color="0.6", lw=1)
+    left.scatter(reference, predicted, s=8, alpha=0.6, linewidths=0)
+    left.set(xlabel=f"{name}, reference{units}", ylabel=f"{name}, predicted{units}")
+    right.hist((predicted - reference).numpy(), bins=50)
+    right.set(xlabel=f"error{units}", ylabel="molecules")
+    right.set_title(f"MAE {evaluation.mae:.4g}, RMSE {evaluation.rmse:.4g}{units}", fontsize=10)
+    return figure
+
+
+def _figure(width: float = 6.0) -> "Figure":
+    # Without pyplot there is no global state and no window.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, 4.0), dpi=150, layout="constrained")
+
+
+def _in(units: str | None) -> str:
+    return f" [{units}]" if units else ""

@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+from molecules import random_molecule, small_model
+
+from pyg_schnet import SchNet
+from pyg_schnet.datasets import QM9Sample
+from pyg_schnet.training import Evaluation, evaluate, fit_offsets, label_reader
+
+
+@pytest.fixture(scope="module")
+def sample() -> QM9Sample:
+    return QM9Sample()[:40]
+
+
+def test_columns_of_y(sample):
+    expected = torch.stack([data.y[0, 7] for data in sample])
+    for label in ("U0", 7):
+        read = label_reader(sample, label)
+        assert torch.equal(torch.cat([read(data) for data in sample]), expected)
+        assert read(sample[3]).dtype == torch.float64
+
+
+def test_fields():
+    molecules = [random_molecule(3), random_molecule(4)]
+    for k, data in enumerate(molecules):
+        data.energy = torch.tensor([float(k)])
+    assert label_reader(molecules, "energy")(molecules[1]).tolist() == [1.0]
+
+
+def test_bad_labels(sample):
+    with pytest.raises(ValueError, match="unknown target 'U00'"):
+        label_reader(sample, "U00")
+    with pytest.raises(ValueError, match="the data have no 'energy'"):
+        label_reader([random_molecule(3)], "energy")
+    with pytest.raises(ValueError, match="holds 9 values per molecule"):
+        label_reader([random_molecule(3)], "pos")
+    with pytest.raises(ValueError, match="empty"):
+        label_reader([], "energy")
+    plain = [data for data in sample]  # noqa: C416 - a list has no target names
+    with pytest.raises(ValueError, match=r"columns 0 to 18 \(got 19\)"):
+        label_reader(plain, 19)
+
+
+def test_offsets_of_sums_explain_the_energies(sample):
+    model = SchNet(8, 8, 1)
+    fit_offsets(model, sample, "U0")
+    offsets = model.readout.offsets
+    labels = torch.stack([data.y[0, 7] for data in sample])
+    linear = torch.stack([offsets.atomref[data.z].sum() for data in sample])
+    sizes = torch.tensor([data.num_nodes for data in sample])
+    residual = (labels - linear) / sizes
+    assert residual.abs().max() < 0.5  # eV per atom, of totals of thousands
+    assert offsets.mean.item() == pytest.approx(residual.mean().item(), abs=1e-9)
+    assert offsets.std.item() == pytest.approx(residual.std(correction=0).item())
+
+
+def test_offsets_of_means_are_those_of_the_label(sample):
+    model = SchNet(8, 8, 1, readout="mean", target="homo")
+    fit_offsets(model, sample, "homo")
+    homo = torch.stack([data.y[0, 2] for data in sample])
+    assert model.readout.offsets.mean.item() == pytest.approx(homo.mean().item())
+    assert model.readout.offsets.std.item() == pytest.approx(homo.std(correction=0).item())
+    assert not model.readout.offsets.atomref.any()
+
+
+def test_equal_labels_do_not_divide_by_zero():
+    molecules = [random_molecule(3, seed=1), random_molecule(3, seed=1)]
+    for data in molecules:
+        data.energy = torch.tensor([-7.0], dtype=torch.float64)
+    model = SchNet(8, 8, 1)
+    fit_offsets(model, molecules, "energy")
+    assert model.readout.offsets.std == 1.0
+
+
+def test_evaluate_against_a_loop(sample):
+    model = small_model(units="eV")
+    result = evaluate(model, sample, "U0", batch_size=7)  # the last batch is smaller
+    predicted = torch.stack([model.predict(data, forces=False)["energy"][0] for data in sample])
+    labels = torch.stack([data.y[0, 7] for data in sample])
+    assert torch.allclose(result.predicted, predicted, rtol=1e-6)
+    assert torch.equal(result.reference, labels)
+    assert result.mae == pytest.approx((predicted - labels).abs().mean().item(), rel=1e-6)
+    assert result.rmse == pytest.approx((predicted - labels).pow(2).mean().sqrt().item(), rel=1e-6)
+    assert result.units == "eV"
+
+
+def test_evaluate_keeps_the_mode(sample):
+    for mode in (True, False):
+        model = small_model().train(mode)
+        evaluate(model, sample, "U0")
+        assert model.training is mode
+
+
+def test_missing_labels_do_not_count():
+    result = Evaluation.of(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, math.nan, 5.0]))
+    assert result.mae == 1.5
+    assert result.rmse == pytest.approx(math.sqrt(2.5))
+
+
+def test_meaningless_evaluations():
+    with pytest.raises(ValueError, match="no molecule has a label"):
+        Evaluation.of(torch.zeros(2), torch.full((2,), math.nan))
+    with pytest.raises(ValueError, match="prediction for molecule 1 is nan"):
+        Evaluation.of(torch.tensor([0.0, math.nan]), torch.zeros(2))

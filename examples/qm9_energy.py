@@ -14,6 +14,7 @@ which downloads 86 MB once and takes much longer; Ctrl-C stops it, ``--resume`` 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ def main() -> None:
     )
 
     # 2. The network. Extensive properties are sums over atoms, intensive ones means.
-    settings = {
+    settings: dict[str, Any] = {
         "readout": "mean" if target in INTENSIVE else "add",
         "dipole": target == "mu",
         "target": "energy" if target in ENERGIES else target,

@@ -93,6 +93,17 @@ def test_evaluate_keeps_the_mode(sample):
         assert model.training is mode
 
 
+def test_unknown_species_are_a_warning_in_evaluation_only(sample):
+    model = small_model()
+    expected = evaluate(model, sample, "U0")
+    model.species[8] = False
+    with pytest.warns(UserWarning, match=r"not trained on: \[8\]"):
+        result = evaluate(model, sample, "U0")
+    assert result.mae == expected.mae
+    with pytest.raises(ValueError, match="not trained on atomic number 8"):
+        model.predict(next(data for data in sample if 8 in data.z))
+
+
 def test_missing_labels_do_not_count():
     result = Evaluation.of(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, math.nan, 5.0]))
     assert result.mae == 1.5

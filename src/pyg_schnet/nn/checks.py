@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from .schnet import SchNet
 
 
-def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None, species: Tensor) -> None:
+def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None) -> None:
     """Checks atomic numbers, positions and their assignment to molecules.
 
     Args:
         z: Atomic numbers ``[N]``.
         pos: Positions ``[N, D]``.
         batch: Molecule of each atom ``[N]`` or ``None``.
-        species: Which atomic numbers the model knows, bool ``[101]``.
 
     Raises:
         TypeError: If a tensor has the wrong kind of numbers.
@@ -49,16 +48,28 @@ def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None, species: Tensor) -
     if int(z.min()) < 0 or int(z.max()) >= NUM_SPECIES:
         atom = int(((z < 0) | (z >= NUM_SPECIES)).nonzero()[0])
         raise ValueError(f"atomic numbers must be 1 to 100 (got {int(z[atom])} for atom {atom})")
+    if batch is not None and bool((batch.diff() < 0).any()):
+        raise ValueError(
+            "'batch' must be sorted, so that molecules are contiguous: reorder the atoms by "
+            "'order = batch.argsort(stable=True)' first"
+        )
+
+
+def check_species(z: Tensor, species: Tensor) -> None:
+    """Refuses atoms of a kind that the model has never seen.
+
+    Args:
+        z: Atomic numbers ``[N]``, 0 to 100.
+        species: Which of them the model knows, bool ``[101]``.
+
+    Raises:
+        ValueError: Naming the first such atom.
+    """
     if not (known := species[z]).all():
         atom = int((~known).nonzero()[0])
         raise ValueError(
             f"the model was not trained on atomic number {int(z[atom])} (atom {atom}), only on "
             f"{species[1:].nonzero().flatten().add(1).tolist()}; its output would mean nothing"
-        )
-    if batch is not None and bool((batch.diff() < 0).any()):
-        raise ValueError(
-            "'batch' must be sorted, so that molecules are contiguous: reorder the atoms by "
-            "'order = batch.argsort(stable=True)' first"
         )
 
 

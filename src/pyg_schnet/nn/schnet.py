@@ -182,6 +182,8 @@ class SchNet(nn.Module):
             self.readout = AtomwiseReadout(hidden_channels, readout, mean, std, atomref)
         # Atomic numbers the model knows; training narrows it to what it has seen.
         self.register_buffer("species", torch.ones(NUM_SPECIES, dtype=torch.bool))
+        #: Whether to refuse others; ``evaluate`` does not, since it measures the error.
+        self.refuse_unknown_species = True
 
     @classmethod
     def paper(cls, **overrides: Any) -> "SchNet":
@@ -325,7 +327,9 @@ class SchNet(nn.Module):
         batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if not torch.compiler.is_compiling():
-            checks.check_atoms(z, pos, batch, self.species)
+            checks.check_atoms(z, pos, batch)
+            if self.refuse_unknown_species:
+                checks.check_species(z, self.species)
         if batch is None:
             batch, batch_size = torch.zeros_like(z), batch_size or 1
         if batch_size is None:

@@ -1,9 +1,11 @@
 r"""Errors of a model on a data set."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from ..nn import SchNet
@@ -57,6 +59,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a model on every molecule of a data set.
 
+    Species that the model was not trained on are a warning here, not an error: what they do to the
+    error is in the result.
+
     Args:
         model: Model; its device is used, its mode (train or eval) restored.
         dataset: Molecules with labels.
@@ -68,12 +73,25 @@ def evaluate(
     """
     read = label_reader(dataset, label)
     predicted, reference = [], []
-    training = model.training
+    training, refuse = model.training, model.refuse_unknown_species
     model.eval()
+    model.refuse_unknown_species = False
     try:
         for batch in DataLoader(dataset, batch_size=batch_size):
+            _warn_of_unknown_species(model, batch)
             predicted.append(model(**unpack(model, batch)).squeeze(-1).cpu())
             reference.append(read(batch))
     finally:
         model.train(training)
+        model.refuse_unknown_species = refuse
     return Evaluation.of(torch.cat(predicted), torch.cat(reference), model.units)
+
+
+def _warn_of_unknown_species(model: SchNet, batch: Batch) -> None:
+    z = batch.z[(batch.z > 0) & (batch.z < model.species.numel())].to(model.species.device)
+    unknown = z[~model.species[z]].unique().tolist()
+    if unknown:
+        warnings.warn(
+            f"the data have atomic numbers that the model was not trained on: {unknown}",
+            stacklevel=3,
+        )

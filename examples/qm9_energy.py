@@ -23,6 +23,7 @@ from pyg_schnet.data import atom_references, composition, random_split
 from pyg_schnet.data.units import convert
 from pyg_schnet.datasets import QM9, QM9Sample
 from pyg_schnet.plot import learning_curve, parity
+from pyg_schnet.storage import write_atomically
 from pyg_schnet.training import Evaluation, TrainConfig, evaluate, fit, label_reader
 
 INTENSIVE = ("homo", "lumo", "gap", "A", "B", "C")
@@ -46,23 +47,28 @@ def main() -> None:
         dataset, [train_size, val_size, -1], seed=args.seed, file=directory / "split.json"
     )
 
+    settings = {
+        name: value for name, value in vars(args).items() if name not in ("directory", "resume")
+    }
+    write_atomically(directory / "arguments.json", json.dumps(settings).encode())
+
     # 2. The network. Extensive properties are sums over atoms, intensive ones means.
-    settings: dict[str, Any] = {
+    head: dict[str, Any] = {
         "readout": "mean" if target in INTENSIVE else "add",
         "dipole": target == "mu",
         "target": "energy" if target in ENERGIES else target,
         "units": units,
     }
     if args.paper:
-        model = SchNet.paper(**settings)
+        model = SchNet.paper(**head)
     else:
-        model = SchNet(64, 64, 3, num_gaussians=25, cutoff=cutoff, **settings)
+        model = SchNet(64, 64, 3, num_gaussians=25, cutoff=cutoff, **head)
     model.to(args.device)
     print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
     print(f"{len(train)} molecules to train on, {len(val)} to validate, {len(test)} to test")
 
     # 3. Training.
-    config = training_config(args, target, len(train))
+    config = training_config(args, target, len(train), directory)
     history = fit(model, train, val, config, directory, resume=args.resume)
 
     # 4. The test set, seen here for the first time.
@@ -96,16 +102,33 @@ def parse_arguments() -> argparse.Namespace:
         "--resume", action="store_true", help="go on with the run in --directory, or the last one"
     )
     args = parser.parse_args()
-    if args.resume and args.directory is None:
-        runs = sorted(Path("runs").glob("qm9_*/last.safetensors"), key=lambda p: p.stat().st_mtime)
-        if not runs:
-            parser.error("--resume: there is no run in 'runs/' to resume")
-        args.directory = runs[-1].parent
+    if args.resume:
+        directory = args.directory or last_run()
+        if directory is None or not (directory / "arguments.json").exists():
+            parser.error(f"--resume: there is no run in '{directory or 'runs/'}' to resume")
+        # The run goes on as it was started, but for what is given anew.
+        parser.set_defaults(**json.loads((directory / "arguments.json").read_text()))
+        args = parser.parse_args()
+        args.directory = directory
+    elif args.directory and (args.directory / "last.safetensors").exists():
+        parser.error(f"'{args.directory}' holds a run: add --resume, or name another directory")
     return args
 
 
-def training_config(args: argparse.Namespace, target: str, num_train: int) -> TrainConfig:
+def last_run() -> Path | None:
+    """The directory in ``runs/`` that was written to last."""
+    runs = Path("runs").glob("qm9_*/last.safetensors")
+    last = max(runs, key=lambda path: path.stat().st_mtime, default=None)
+    return None if last is None else last.parent
+
+
+def training_config(
+    args: argparse.Namespace, target: str, num_train: int, directory: Path
+) -> TrainConfig:
     """The settings of the paper, or a schedule that ends where the epochs do."""
+    if args.resume:  # more epochs than planned go on at the lowest learning rate
+        saved = json.loads((directory / "config.json").read_text())["train"]
+        return TrainConfig(**(saved | {"epochs": args.epochs or saved["epochs"]}))
     if args.paper:
         return TrainConfig(label=target, epochs=args.epochs or 1_000, seed=args.seed)
     epochs = args.epochs or (60 if args.root is None else 100)

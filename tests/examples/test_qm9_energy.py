@@ -32,7 +32,7 @@ def test_end_to_end_and_resume(tmp_path):
     assert result.returncode == 0, result.stderr
     directory = tmp_path / "runs" / "qm9_U0"
     expected = {"best.safetensors", "last.safetensors", "history.csv", "config.json"}
-    expected |= {"split.json", "test.json", "learning_curve.png", "parity.png"}
+    expected |= {"split.json", "test.json", "arguments.json", "learning_curve.png", "parity.png"}
     assert {path.name for path in directory.iterdir()} == expected
     for name in ("learning_curve.png", "parity.png"):
         assert (directory / name).read_bytes().startswith(b"\x89PNG")
@@ -53,8 +53,9 @@ def test_end_to_end_and_resume(tmp_path):
     )
     assert SchNet.load(directory / "best.safetensors").units == "eV"
 
-    result = run("--epochs", "2", "--train-size", "1500", "--resume", cwd=tmp_path)
+    result = run("--epochs", "2", "--resume", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    assert "holds a run: add --resume" in run("--directory", str(directory), cwd=tmp_path).stderr
     with open(directory / "history.csv") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
 

@@ -2,6 +2,9 @@ r"""Pictures of a training run. Every function returns a matplotlib figure to sh
 
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from .training.evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -37,21 +40,28 @@ def learning_curve(
     return figure
 
 
-def parity(evaluation: Evaluation, name: str = "target") -> "Figure":
+def parity(
+    evaluation: Evaluation, name: str = "target", baseline: Tensor | None = None
+) -> "Figure":
     """Predictions against labels, beside a histogram of the errors.
 
     Args:
         evaluation: Result of :func:`pyg_schnet.training.evaluate`.
         name: What was predicted.
+        baseline: Subtracted from both, ``[M]``: without their atom references total energies
+            are so large that every model looks perfect.
     """
     known = ~evaluation.reference.isnan()
-    reference, predicted = evaluation.reference[known], evaluation.predicted[known]
+    shift = torch.zeros_like(evaluation.reference) if baseline is None else baseline
+    reference = (evaluation.reference - shift)[known]
+    predicted = (evaluation.predicted - shift)[known]
     units = _in(evaluation.units)
     figure = _figure(width=9.0)
     left, right = figure.subplots(1, 2)
     low, high = float(reference.min()), float(reference.max())
     left.plot([low, high], [low, high], color="0.6", lw=1)
     left.scatter(reference, predicted, s=8, alpha=0.6, linewidths=0)
+    left.locator_params(nbins=6)
     left.set(xlabel=f"{name}, reference{units}", ylabel=f"{name}, predicted{units}")
     right.hist((predicted - reference).numpy(), bins=50)
     right.set(xlabel=f"error{units}", ylabel="molecules")

@@ -79,7 +79,7 @@ def test_symmetry_is_never_assumed(backend):
 def test_blocks_do_not_cut_molecules():
     sizes = [18] * 150 + [1] * 5
     plan = molecules(sizes, torch.float32).plan()
-    assert plan.pairwise
+    assert plan.symmetric
     blocks = plan.blocks.long()
     assert blocks[0] == 0
     assert blocks[-1] == plan.num_dst
@@ -91,7 +91,9 @@ def test_blocks_do_not_cut_molecules():
 
 
 def test_one_large_molecule_is_not_left_to_one_thread():
-    assert not molecules([400], torch.float32).plan().pairwise
+    plan = molecules([400], torch.float32, cutoff=9.0).plan()
+    edges = plan.rowptr.long()[plan.blocks.long()].diff()
+    assert 4096 < edges.max() < plan.num_edges / 8
 
 
 def test_by_knot_is_sorted_and_complete():
@@ -101,8 +103,8 @@ def test_by_knot_is_sorted_and_complete():
         order = plan.by_knot(distances).long()
         knot = (distances[order] / plan.knots.spacing).long()
         assert (knot.diff() >= 0).all()
-        if plan.pairwise:
-            assert (plan.source[order] > plan.target[order]).all()
+        if plan.symmetric:
+            assert (plan.source[order] < plan.target[order]).all()
             order = torch.cat([order, plan.reverse[order].long()])
         assert torch.equal(order.sort().values, torch.arange(plan.num_edges))
         assert plan.by_knot(distances) is plan.by_knot(distances)

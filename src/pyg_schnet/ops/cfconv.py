@@ -2,7 +2,6 @@ r"""The continuous-filter convolution."""
 
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from pyg_schnet.ops.dispatch import selected_backend

@@ -1,7 +1,6 @@
 """The tridiagonal system of :func:`spline_table` on the CPU."""
 
 import numpy as np
-import torch
 from numba import njit
 from torch import Tensor
 

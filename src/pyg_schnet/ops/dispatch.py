@@ -10,7 +10,7 @@ BACKENDS = ("reference", "cpu", "triton")
 _selected: str | None = None
 
 
-class backend:  # noqa: N801 - reads as a setting: ops.backend("reference")
+class backend:
     r"""Selects the kernels of all operators, for good or within a ``with`` block.
 
     By default CPU tensors of float32 and float64 use the Numba kernels (``"cpu"``) and all others

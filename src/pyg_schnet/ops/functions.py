@@ -14,6 +14,7 @@ where :math:`R^\top` walks the edges from destination to source, and the bar ove
 table. All orders of derivative follow, and none needs a tensor of shape ``[E, F]``.
 """
 
+import contextlib
 from types import ModuleType
 from typing import Any
 
@@ -36,11 +37,9 @@ def wanted(ctx: Any, count: int) -> list[bool]:
     for i in range(count):
         node, _ = next(edges, (None, 0))
         if needs[i] and node is not None:
-            try:
+            # It raises for leaves of torch.autograd.grad: those are wanted.
+            with contextlib.suppress(RuntimeError):
                 needs[i] = torch._C._will_engine_execute_node(node)
-            except RuntimeError:
-                # It does not answer for leaves of torch.autograd.grad.
-                pass
     return needs
 
 
@@ -213,7 +212,8 @@ def _differentiable(ctx: Any, y: Tensor | None, s: Tensor | None) -> Gradients:
     grads: list[Tensor | None] = [None, None, None, None]
 
     def add(i: int, term: Tensor) -> None:
-        grads[i] = term if grads[i] is None else grads[i] + term
+        held = grads[i]
+        grads[i] = term if held is None else held + term
 
     if y is not None:
         if for_g:

@@ -12,8 +12,6 @@ from pyg_schnet.ops.table import Knots
 # Parts of a batch that threads share out. A constant, so that no result can depend on how many
 # threads there are.
 NUM_BLOCKS = 64
-# Below this number of edges a single thread is done before others have woken up.
-SERIAL_EDGES = 4096
 
 
 @dataclass(eq=False)
@@ -34,9 +32,9 @@ class EdgePlan:
             ``None`` if the user's edges are in plan order already.
         reverse: For symmetric graphs the position of each edge's reverse, ``[E]`` int32. Otherwise
             ``None``.
-        blocks: Atoms at which a batch can be cut without cutting a molecule, evenly by edges,
-            ``[65]`` int32 (the last ones repeat), for symmetric graphs. Otherwise ``None``.
-        pairwise: Whether kernels should visit each pair of atoms once, one block per thread.
+        blocks: Cuts of the atoms into runs for threads to share out, between molecules where
+            these are small, ``[65]`` int32 (the last ones repeat), for symmetric graphs on the
+            CPU. Otherwise ``None``.
         knots: Radial knots of the filters.
         short: The user's positions of edges shorter than the first knot, where the table has no
             filter (they contribute zero) and the caller evaluates it exactly; ``None`` if there
@@ -51,7 +49,6 @@ class EdgePlan:
     permutation: Tensor | None = None
     reverse: Tensor | None = None
     blocks: Tensor | None = None
-    pairwise: bool = False
     knots: Knots | None = None
     short: Tensor | None = None
     _transposed: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
@@ -170,18 +167,19 @@ class EdgePlan:
                 self._transposed = (rowptr, target, order.int())
         return self._transposed
 
-    def by_knot(self, distances: Tensor) -> Tensor:
+    def by_knot(self, distances: Tensor, again: bool = False) -> Tensor:
         r"""Edges by rising distance, from knot to knot; found once for all blocks.
 
         Args:
-            distances: Length of each edge, ``[E]``, in plan order.
+            distances: Length of each edge, ``[E]``, in plan order, on the CPU.
+            again: Sort anew, for other distances.
 
         Returns:
-            Positions of edges in plan order, int32: ``[E]``, or, where pairs of atoms are visited
-            once, ``[E / 2]`` with the edge of each pair whose source is the higher atom.
+            Positions of edges in plan order, int32: ``[E]``, or in a symmetric graph one edge of
+            each pair, that from the lower to the higher atom.
         """
         knots = self.require_knots()
-        if self._by_knot is None or self._by_knot[0] != knots:
+        if again or self._by_knot is None or self._by_knot[0] != knots:
             from pyg_schnet.ops import plan_kernels
 
             scaled = (distances.detach() - knots.start) * (1.0 / knots.spacing)
@@ -190,7 +188,7 @@ class EdgePlan:
                 self.source.numpy(),
                 self.target.numpy(),
                 knots.intervals,
-                self.pairwise,
+                self.symmetric,
             )
             self._by_knot = (knots, torch.from_numpy(order))
         return self._by_knot[1]
@@ -322,10 +320,9 @@ def _build_on_cpu(
     if distances is not None and num_src == num_dst:
         if plan.permutation is not None:
             lengths_array = lengths_array[permutation]
-        reverse, blocks, largest = plan_kernels.match_reverse(
+        symmetric, reverse, blocks = plan_kernels.match_reverse(
             rowptr, source, lengths_array, NUM_BLOCKS
         )
-        if largest >= 0:
+        if symmetric:
             plan.reverse, plan.blocks = torch.from_numpy(reverse), torch.from_numpy(blocks)
-            plan.pairwise = largest <= max(SERIAL_EDGES, num_edges // 4)
     return plan

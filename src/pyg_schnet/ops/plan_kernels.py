@@ -76,43 +76,38 @@ def sort_edges(edge_index, lengths, num_src, num_dst):
 
 @njit(cache=True, nogil=True)
 def match_reverse(rowptr, source, lengths, num_blocks):
-    """Reverse of each edge, cuts between molecules, and edges of the largest block.
-
-    That number is -1 if an edge has no reverse of the same length.
-    """
+    """Whether every edge has a reverse of its length, that edge, and cuts for threads."""
     num_atoms = rowptr.shape[0] - 1
     num_edges = source.shape[0]
     reverse = np.empty(num_edges, np.int32)
     blocks = np.full(num_blocks + 1, num_atoms, np.int32)
     blocks[0] = 0
+    # A large molecule is cut after all: pairs across the cut are visited from both ends.
+    longest = max(4096, num_edges // 16)
     # Edges out of an atom are met in the order in which its edges in are stored.
     cursor = rowptr.copy()
     block = 1
     farthest = -1
-    largest = 0
     for i in range(num_atoms):
-        if farthest < i:
-            # No edge crosses from the atoms before i to those from i on.
-            share = np.int64(rowptr[i]) * num_blocks
-            if block < num_blocks and share >= np.int64(block) * num_edges and i > 0:
-                largest = max(largest, rowptr[i] - rowptr[blocks[block - 1]])
+        if i > 0 and block < num_blocks:
+            between = farthest < i and rowptr[i] * num_blocks >= block * num_edges
+            if between or rowptr[i] - rowptr[blocks[block - 1]] > longest:
                 blocks[block] = i
                 block += 1
         for e in range(rowptr[i], rowptr[i + 1]):
             j = source[e]
             partner = cursor[j]
             if partner >= rowptr[j + 1] or source[partner] != i or lengths[partner] != lengths[e]:
-                return reverse, blocks, -1
+                return False, reverse, blocks
             cursor[j] = partner + 1
             reverse[e] = partner
             farthest = max(farthest, j)
-    largest = max(largest, rowptr[num_atoms] - rowptr[blocks[block - 1]])
-    return reverse, blocks, largest
+    return True, reverse, blocks
 
 
 @njit(cache=True, nogil=True)
-def sort_by_knot(scaled, source, target, intervals, pairwise):
-    """Edges by rising knot, each pair of atoms once if ``pairwise``."""
+def sort_by_knot(scaled, source, target, intervals, pairs_once):
+    """Edges by rising knot, each pair of atoms if ``pairs_once``, from the lower atom."""
     num_edges = scaled.shape[0]
     count = np.zeros(intervals + 2, np.int32)
     knot = np.empty(num_edges, np.int32)
@@ -122,13 +117,13 @@ def sort_by_knot(scaled, source, target, intervals, pairwise):
         if t > 0:
             k = np.int32(min(t, intervals - 1))
         knot[e] = k
-        if not pairwise or source[e] >= target[e]:
+        if not pairs_once or source[e] <= target[e]:
             count[k + 1] += 1
     for k in range(intervals + 1):
         count[k + 1] += count[k]
     order = np.empty(count[intervals + 1], np.int32)
     for e in range(num_edges):
-        if not pairwise or source[e] >= target[e]:
+        if not pairs_once or source[e] <= target[e]:
             k = knot[e]
             order[count[k]] = e
             count[k] += 1

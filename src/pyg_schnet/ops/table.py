@@ -7,7 +7,7 @@ A filter :math:`W(d) \in \mathbb{R}^F` is a function of one distance. On equally
     W(d) \approx \sum_{m=0}^{3} B_m(u)\, T_{k+m}, \qquad
     \frac{d - r_0}{h} = k + u, \quad k \in \mathbb{Z},\ u \in [0, 1),
 
-twice continuously differentiable, local, and linear in the coefficients :math:`T`. Their error falls
+twice continuously differentiable, local, and linear in the coefficients :math:`T`. The error falls
 as :math:`h^4` up to both ends if the slopes there are exact (a clamped spline).
 """
 
@@ -28,7 +28,7 @@ _REACH = 30
 
 @dataclass(frozen=True)
 class Knots:
-    r"""Equally spaced knots :math:`r_m = \text{start} + m \cdot \text{spacing}`, m = 0 ... intervals.
+    r"""Equally spaced knots :math:`r_m = r_0 + m h`, from m = 0 to the number of intervals.
 
     Distances below ``start`` or beyond the last knot get a filter of zero. That is exact where the
     filter vanishes from its last knot on (``vanishes``); elsewhere :meth:`EdgePlan.build` reports

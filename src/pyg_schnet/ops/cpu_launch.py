@@ -11,6 +11,7 @@ import torch
 from llvmlite import binding
 from numba import cfunc, types
 from numba.core import event
+from numba.core.ccallback import CFunc
 from torch import Tensor
 
 from pyg_schnet.ops import cpu_kernels as kernels
@@ -63,7 +64,8 @@ def _panel(dtype: torch.dtype, width: int) -> Panel:
 
 
 @lru_cache(maxsize=None)
-def _compiled(function: Callable, panel: Panel) -> object:
+def compile_kernel(function: Callable, panel: Panel) -> CFunc:
+    """Machine code of a kernel for panels of one kind, from disk or compiled now."""
     with _compile_lock, event.install_listener("numba:compile", _announce):
         return cfunc(types.void(types.CPointer(panel)), cache=True)(function)
 
@@ -120,7 +122,7 @@ class Call:
         for order, place in zip(orders, (kernels.TAPS, kernels.TAPS_1, kernels.TAPS_2)):
             data = _taps(order, knots.spacing, self.dtype)
             view[8 * place : 8 * place + len(data)] = data
-        threads.run(_compiled(function, self.panel), arguments, min(self.threads, tasks))
+        threads.run(compile_kernel(function, self.panel), arguments, min(self.threads, tasks))
         return bool(arguments[kernels.SORTED])
 
 

@@ -1,0 +1,87 @@
+r"""The continuous-filter convolution."""
+
+from types import ModuleType
+
+from torch import Tensor
+
+from pyg_schnet.ops.dispatch import selected_backend
+from pyg_schnet.ops.functions import Reduce
+from pyg_schnet.ops.plan import EdgePlan
+
+
+def cfconv(
+    x: Tensor,
+    distances: Tensor,
+    table: Tensor,
+    plan: EdgePlan,
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""Continuous-filter convolution with an interpolated filter.
+
+    .. math::
+        y_i = \sum_{e = (j \to i)} c_e\, x_j \odot W(d_e), \qquad
+        W(d) = \sum_{m=0}^{3} B_m(u)\, T_{k+m}
+
+    from `SchNet: A continuous-filter convolutional neural network for modeling quantum
+    interactions <https://arxiv.org/abs/1706.08566>`_. Differentiable in all tensors any number of
+    times; neither the result nor its derivatives make a tensor of shape ``[E, F]`` on the CPU.
+
+    Args:
+        x: Features of the source atoms, ``[num_src, F]``.
+        distances: Length of each edge, ``[E]``, in the user's order: those the plan was
+            built from, where they may require gradients.
+        table: Coefficients of the filter, ``[K, F]``, from :func:`spline_table`.
+        plan: The edges, with knots.
+        weight: Weight c of each edge, ``[E]``, in the user's order; one if ``None``.
+
+    Returns:
+        Features of the destination atoms, ``[num_dst, F]``.
+
+    Raises:
+        ValueError: If shapes do not match or the plan has no knots.
+        TypeError: If dtypes differ.
+    """
+    _check(x, distances, table, plan, weight)
+    distances = plan.arrange(distances)
+    if weight is not None:
+        weight = plan.arrange(weight)
+    return Reduce.apply(x, distances, table, weight, plan, kernels_for(x), 0, False)
+
+
+def kernels_for(tensor: Tensor) -> ModuleType:
+    """The module whose primitives run on ``tensor``."""
+    if selected_backend(tensor) == "cpu":
+        from pyg_schnet.ops import cpu
+
+        return cpu
+    from pyg_schnet.ops import reference
+
+    return reference
+
+
+def _check(
+    x: Tensor, distances: Tensor, table: Tensor, plan: EdgePlan, weight: Tensor | None
+) -> None:
+    knots = plan.require_knots()
+    if x.dim() != 2 or x.size(0) != plan.num_src:
+        raise ValueError(
+            f"'x' must have shape [{plan.num_src}, F], one row per source atom of the plan "
+            f"(got {list(x.shape)})"
+        )
+    if table.shape != (knots.rows, x.size(1)):
+        raise ValueError(
+            f"'table' must have shape [{knots.rows}, {x.size(1)}] for the knots of the plan and "
+            f"the features of 'x' (got {list(table.shape)})"
+        )
+    for name, value in (("distances", distances), ("weight", weight)):
+        if value is None:
+            continue
+        if value.shape != plan.source.shape:
+            raise ValueError(
+                f"'{name}' must have shape [{plan.num_edges}], one per edge of the plan "
+                f"(got {list(value.shape)})"
+            )
+        if value.dtype != x.dtype:
+            raise TypeError(f"'{name}' must be {x.dtype} like 'x' (got {value.dtype})")
+    if table.dtype != x.dtype:
+        raise TypeError(f"'table' must be {x.dtype} like 'x' (got {table.dtype})")

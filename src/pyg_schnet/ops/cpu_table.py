@@ -1,0 +1,92 @@
+"""The tridiagonal system of :func:`spline_table` on the CPU."""
+
+import numpy as np
+from numba import njit
+from torch import Tensor
+
+
+def solve(values: Tensor, slopes: Tensor, spacing: float) -> Tensor:
+    """Coefficients ``[n + 3, F]`` from values ``[n + 1, F]`` and end slopes ``[2, F]``."""
+    table = values.new_empty(values.size(0) + 2, values.size(1))
+    _solve(_array(values), _array(slopes), 2 * spacing, table.numpy())
+    return table
+
+
+def solve_transposed(grad: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
+    """Gradients by values ``[n + 1, F]`` and slopes ``[2, F]`` from that by the table."""
+    values = grad.new_empty(grad.size(0) - 2, grad.size(1))
+    slopes = grad.new_empty(2, grad.size(1))
+    _solve_transposed(_array(grad), 2 * spacing, values.numpy(), slopes.numpy())
+    return values, slopes
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _pivots(count, like):
+    """Reciprocal pivots of the matrix with diagonal 2, 4, ..., 4, 2 beside ones."""
+    pivots = np.empty(count, like.dtype)
+    pivots[0] = 0.5
+    for i in range(1, count):
+        diagonal = 4.0 if i < count - 1 else 2.0
+        pivots[i] = 1.0 / (diagonal - pivots[i - 1])
+    return pivots
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _solve(values, slopes, step, table):
+    last, width = values.shape[0] - 1, values.shape[1]
+    pivots = _pivots(last + 1, values)
+    three, six, h = values.dtype.type(3), values.dtype.type(6), values.dtype.type(step)
+    half = values.dtype.type(0.5)
+    # The end rows are halved, which makes the matrix symmetric.
+    for f in range(width):
+        table[1, f] = (three * values[0, f] + half * h * slopes[0, f]) * pivots[0]
+    for i in range(1, last):
+        p = pivots[i]
+        for f in range(width):
+            table[i + 1, f] = (six * values[i, f] - table[i, f]) * p
+    for f in range(width):
+        right = three * values[last, f] - half * h * slopes[1, f]
+        table[last + 1, f] = (right - table[last, f]) * pivots[last]
+    for i in range(last - 1, -1, -1):
+        p = pivots[i]
+        for f in range(width):
+            table[i + 1, f] -= p * table[i + 2, f]
+    for f in range(width):
+        table[0, f] = table[2, f] - h * slopes[0, f]
+        table[last + 2, f] = table[last, f] + h * slopes[1, f]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _solve_transposed(grad, step, values, slopes):
+    last, width = values.shape[0] - 1, values.shape[1]
+    pivots = _pivots(last + 1, grad)
+    three, six, h = grad.dtype.type(3), grad.dtype.type(6), grad.dtype.type(step)
+    half = grad.dtype.type(0.5)
+    for i in range(last + 1):
+        for f in range(width):
+            values[i, f] = grad[i + 1, f]
+    for f in range(width):
+        values[1, f] += grad[0, f]
+        values[last - 1, f] += grad[last + 2, f]
+    for f in range(width):
+        values[0, f] *= pivots[0]
+    for i in range(1, last + 1):
+        p = pivots[i]
+        for f in range(width):
+            values[i, f] = (values[i, f] - values[i - 1, f]) * p
+    for i in range(last - 1, -1, -1):
+        p = pivots[i]
+        for f in range(width):
+            values[i, f] -= p * values[i + 1, f]
+    for f in range(width):
+        slopes[0, f] = h * (half * values[0, f] - grad[0, f])
+        slopes[1, f] = h * (grad[last + 2, f] - half * values[last, f])
+        values[0, f] *= three
+        values[last, f] *= three
+    for i in range(1, last):
+        for f in range(width):
+            values[i, f] *= six

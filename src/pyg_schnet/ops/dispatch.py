@@ -1,0 +1,72 @@
+r"""Which kernels run: plain PyTorch, Numba on the CPU, or Triton on a GPU."""
+
+from types import TracebackType
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("reference", "cpu", "triton")
+
+_selected: str | None = None
+
+
+class backend:
+    r"""Selects the kernels of all operators, for good or within a ``with`` block.
+
+    By default CPU tensors of float32 and float64 use the Numba kernels (``"cpu"``) and all others
+    plain PyTorch (``"reference"``). The selection holds for the whole process.
+
+    Args:
+        name: ``"reference"``, ``"cpu"``, ``"triton"``, or ``None`` for the default.
+
+    Raises:
+        ValueError: If there is no backend of that name.
+        NotImplementedError: For ``"triton"``, which does not exist yet.
+
+    >>> from pyg_schnet import ops
+    >>> with ops.backend("reference"):
+    ...     pass
+    """
+
+    def __init__(self, name: str | None):
+        global _selected
+        if name is not None and name not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)} (got '{name}')")
+        if name == "triton":
+            raise NotImplementedError("there are no Triton kernels yet: use backend('reference')")
+        self._previous = _selected
+        _selected = name
+
+    def __enter__(self) -> "backend":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        global _selected
+        _selected = self._previous
+
+
+def selected_backend(tensor: Tensor) -> str:
+    """The backend for operators on ``tensor``.
+
+    Raises:
+        ValueError: If the selected one cannot handle it.
+    """
+    supported = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    if _selected == "cpu" and not supported:
+        raise ValueError(
+            "backend 'cpu' takes float32 and float64 tensors on the CPU "
+            f"(got {tensor.dtype} on {tensor.device}): use backend(None) to let tensors decide"
+        )
+    if _selected is not None:
+        return _selected
+    return "cpu" if supported else "reference"
+
+
+def use_cpu_kernels(tensor: Tensor) -> bool:
+    """Whether eager operators on ``tensor`` run on Numba; tracing sees plain PyTorch."""
+    return not torch.compiler.is_compiling() and selected_backend(tensor) == "cpu"

@@ -171,7 +171,7 @@ def test_bad_input(graph):
         conv(x, edge_index)
     with pytest.raises(ValueError, match=r"shape \[E\] \(got \[6, 1\]\)"):
         conv(x, edge_index, edge_weight.unsqueeze(-1))
-    with pytest.raises(ValueError, match=r"one row of 16 values per edge"):
+    with pytest.raises(ValueError, match=r"shape \[6\], one per edge \(got \[5\]\)"):
         conv(x, edge_index, edge_weight[:-1])
     with pytest.raises(ValueError, match=r"one row of 16 values per edge"):
         SchNetConv(8, 16, filter=GaussianFilter(15))(x, edge_index, edge_weight)

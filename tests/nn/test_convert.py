@@ -32,11 +32,13 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("mode", ["exact", "auto"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("settings", CASES.values(), ids=CASES)
-def test_energies_and_forces(settings, dtype):
+def test_energies_and_forces(settings, dtype, mode):
     theirs = pyg_model(dtype, **settings)
     ours = SchNet.from_pyg(theirs)
+    ours.mode = mode
     data = Batch.from_data_list([random_molecule(n, seed=n, dtype=dtype) for n in (9, 1, 14)])
     pos = data.pos.clone().requires_grad_()
     energy = theirs(data.z, pos, data.batch)
@@ -44,6 +46,8 @@ def test_energies_and_forces(settings, dtype):
     result = ours.predict(data)
     rtol = RTOL[dtype]
     assert torch.allclose(result["energy"], energy.squeeze(1).double(), rtol=rtol)
+    if mode == "auto" and dtype == torch.float32:  # filters from tables
+        rtol = 5e-5
     assert (result["forces"] - forces).abs().max() <= rtol * forces.abs().max()
     assert forces.abs().max() > 0.01
 

@@ -3,13 +3,24 @@ r"""The continuous-filter convolution as a layer of PyTorch Geometric."""
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.aggr import Aggregation
 from torch_geometric.typing import Adj, OptTensor, PairOptTensor, Size
 
+from ..ops import EdgePlan, Knots, cfconv, has_kernels
 from .dense import Dense
 from .filters import GaussianFilter
+from .tables import covering, knots_of, offers_table, table_of
+
+MODES = ("auto", "exact", "table")
+# What PyG calls around messages; there are no messages in the kernels.
+_HOOKS = tuple(
+    f"_{stage}_forward_{when}hooks"
+    for stage in ("propagate", "message", "aggregate")
+    for when in ("", "pre_")
+)
 
 
 class SchNetConv(MessagePassing):
@@ -37,6 +48,12 @@ class SchNetConv(MessagePassing):
             :class:`GaussianFilter`.
         num_gaussians: Gaussians of the default filter.
         cutoff: Range of the default filter in angstrom; it is zero beyond.
+        mode: How filters are evaluated: on every edge (``"exact"``), or on a few hundred radial
+            knots and interpolated to 1e-6 (``"table"``), which never makes a tensor of shape
+            ``[E, F]``. ``"auto"`` takes tables in float32 where the filter offers them and there
+            are kernels for the device. Parameters are the same in all modes. Aggregations other
+            than the sum, explainers, message hooks, sparse matrices and ``edge_attr`` are always
+            exact.
         lin1_bias: Whether ``lin1`` has a bias, as in the paper; PyG leaves it out.
         aggr: Aggregation; the sum is what makes energies extensive.
         **kwargs: Further arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
@@ -59,6 +76,7 @@ class SchNetConv(MessagePassing):
         *,
         num_gaussians: int = 50,
         cutoff: float = 10.0,
+        mode: str = "auto",
         lin1_bias: bool = False,
         aggr: str | list[str] | Aggregation | None = "sum",
         **kwargs: Any,
@@ -79,6 +97,15 @@ class SchNetConv(MessagePassing):
         self.lin1 = Dense(channels, num_filters, bias=lin1_bias)
         self.filter = filter or GaussianFilter(num_filters, num_gaussians, cutoff)
         self.lin2 = Dense(num_filters, out_channels)
+        if mode not in MODES:
+            raise ValueError(f"'mode' must be one of {MODES} (got '{mode}')")
+        if mode == "table" and not offers_table(self.filter):
+            raise ValueError(
+                f"the filter {type(self.filter).__name__} offers no table: it must state its "
+                "'length_scale' and 'd_min'; use mode='auto' or mode='exact'"
+            )
+        self.mode = mode
+        self._frozen: tuple[Knots, Tensor] | None = None
 
     def reset_parameters(self) -> None:
         """Draws new weights for the layer and, where it can, for its filter."""
@@ -91,7 +118,7 @@ class SchNetConv(MessagePassing):
     def forward(
         self,
         x: Tensor | PairOptTensor,
-        edge_index: Adj,
+        edge_index: Adj | EdgePlan,
         edge_weight: OptTensor = None,
         edge_attr: OptTensor = None,
         size: Size = None,
@@ -101,7 +128,9 @@ class SchNetConv(MessagePassing):
         Args:
             x: Features ``[N, in_channels]``, or a pair for sources and targets of a bipartite
                 graph; the targets may be ``None`` if ``size`` is given.
-            edge_index: Edges ``[2, E]``, or a sparse adjacency matrix.
+            edge_index: Edges ``[2, E]``, a sparse adjacency matrix, or the
+                :class:`~pyg_schnet.ops.EdgePlan` of a batch, to prepare the edges only once for
+                several layers.
             edge_weight: Distances ``[E]`` in angstrom.
             edge_attr: Whatever else the filter wants, ``[E, ...]``.
             size: Numbers of sources and targets of a bipartite graph.
@@ -116,9 +145,15 @@ class SchNetConv(MessagePassing):
             x = x[self._neighbor]
         x = self.lin1(x)
         # Step 2: filters, products and their sum.
-        W = self._filters(edge_weight, edge_attr)
-        # propagate_type: (x: Tensor, W: Tensor)
-        x = self.propagate(edge_index, x=x, W=W, size=size)
+        if edge_attr is None and self.tabulates(x, edge_index):
+            x = self._convolve(x, edge_index, edge_weight, size)
+        else:
+            W = self._filters(edge_weight, edge_attr, edge_index)
+            if isinstance(edge_index, EdgePlan):
+                size = (edge_index.num_src, edge_index.num_dst)
+                edge_index = self._oriented(edge_index.edge_index)
+            # propagate_type: (x: Tensor, W: Tensor)
+            x = self.propagate(edge_index, x=x, W=W, size=size)
         # Step 3
         return self.lin2(x)
 
@@ -131,18 +166,140 @@ class SchNetConv(MessagePassing):
             )
         return x_j * W
 
-    def _filters(self, edge_weight: OptTensor, edge_attr: OptTensor) -> Tensor:
-        if edge_weight is None and edge_attr is None:
+    def tabulates(self, x: Tensor, edges: Adj | EdgePlan) -> bool:
+        """Whether the convolution of ``x`` along ``edges`` takes its filters from a table."""
+        if self.mode == "exact" or not offers_table(self.filter):
+            return False
+        dtype = self.lin1.weight.dtype
+        if self.mode == "auto" and (dtype != torch.float32 or not has_kernels(self.lin1.weight)):
+            return False
+        plain = isinstance(edges, EdgePlan) or (
+            isinstance(edges, Tensor) and not edges.is_sparse and edges.layout == torch.strided
+        )
+        return (
+            plain
+            and x.dim() == 2
+            and self.aggr in ("sum", "add")
+            and not self.explain
+            and not any(getattr(self, hooks) for hooks in _HOOKS)
+            and type(self).message is SchNetConv.message
+            and type(self).propagate is SchNetConv.propagate
+        )
+
+    def _convolve(
+        self, x: Tensor, edges: Tensor | EdgePlan, edge_weight: OptTensor, size: Size
+    ) -> Tensor:
+        """Sum over neighbours ``[N_target, F]`` with filters from a table."""
+        self._check_distances(edge_weight)
+        weight = self.lin1.weight
+        if torch.is_autocast_enabled(x.device.type):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._convolve(x.to(weight.dtype), edges, edge_weight, size)
+        distances = edge_weight.to(weight.dtype)
+        if not isinstance(edges, EdgePlan):
+            # The kernels know sources and targets only.
+            edges = self._oriented(edges)
+            size = (x.size(0), x.size(0)) if size is None else self._oriented(size)
+            edges = EdgePlan.build(edges, size, distances)
+        plan = self._with_knots(edges, distances)
+        table = self._table(plan.knots)
+        if table.size(1) != self.num_filters:
+            raise ValueError(
+                f"the filter must give one row of {self.num_filters} values per edge "
+                f"(got {table.size(1)})"
+            )
+        out = cfconv(x, distances, table, plan)
+        if plan.short is not None:  # too short for the table
+            j, i = plan.edge_index[:, plan.short]
+            out = out.index_add(0, i, x[j] * self.filter(distances[plan.short]))
+        return out
+
+    def _with_knots(self, plan: EdgePlan, distances: Tensor) -> EdgePlan:
+        if self._frozen is not None and plan.knots == self._frozen[0]:
+            return plan
+        knots = knots_of(self.filter)
+        if plan.knots is not None and plan.knots.spacing == knots.spacing:
+            same = plan.knots.start == knots.start and plan.knots.intervals <= knots.intervals
+            if same and (plan.knots == knots or not plan.knots.vanishes):
+                return plan
+        return plan.with_knots(self.knots_for(distances), distances)
+
+    def knots_for(self, distances: Tensor) -> Knots:
+        """Knots of the table for a batch: the frozen ones, or as many as its distances need."""
+        if self._frozen is not None and not torch.is_grad_enabled():
+            return self._frozen[0]
+        return covering(knots_of(self.filter), distances)
+
+    def _table(self, knots: Knots) -> Tensor:
+        if self._frozen is not None and knots == self._frozen[0] and not torch.is_grad_enabled():
+            return self._frozen[1]
+        weight = self.lin1.weight
+        return table_of(self.filter, knots, weight.dtype, weight.device)
+
+    def freeze(self, knots: Knots) -> None:
+        """Keeps the table of the present weights for predictions, until :meth:`thaw`.
+
+        Loading, training or moving the layer thaws it too.
+
+        Args:
+            knots: Knots of the table.
+        """
+        weight = self.lin1.weight
+        with torch.no_grad():
+            self._frozen = (knots, table_of(self.filter, knots, weight.dtype, weight.device))
+
+    def thaw(self) -> None:
+        """Forgets the table that :meth:`freeze` made."""
+        self._frozen = None
+
+    def train(self, mode: bool = True) -> "SchNetConv":
+        """Sets training mode, which forgets tables."""
+        if mode:
+            self.thaw()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "SchNetConv":
+        self.thaw()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.thaw()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def _oriented(self, pair: Any) -> Any:
+        """Sources first, whichever way messages flow."""
+        if self._neighbor == 0:
+            return pair
+        return pair.flip(0) if isinstance(pair, Tensor) else pair[::-1]
+
+    def _check_distances(self, edge_weight: OptTensor) -> None:
+        if edge_weight is None:
             raise ValueError(
                 "SchNetConv needs the distances 'edge_weight' [E], or an 'edge_attr' for filters "
                 "that do not take distances; pyg_schnet.RadiusGraph stores distances in the data"
             )
-        if edge_weight is not None and edge_weight.dim() != 1:
+        if edge_weight.dim() != 1:
             raise ValueError(
                 f"'edge_weight' must have shape [E] (got {list(edge_weight.shape)}); "
                 "flatten the distances"
             )
-        return self.filter(*(given for given in (edge_weight, edge_attr) if given is not None))
+
+    def _filters(
+        self, edge_weight: OptTensor, edge_attr: OptTensor, edges: Adj | EdgePlan
+    ) -> Tensor:
+        if edge_attr is None or edge_weight is not None:
+            self._check_distances(edge_weight)
+        if edge_attr is not None:
+            return self.filter(*(e for e in (edge_weight, edge_attr) if e is not None))
+        if (
+            isinstance(edges, EdgePlan)
+            and edges.symmetric
+            and (edges.mutual or not edge_weight.requires_grad)
+        ):
+            # Both directions of a pair share a filter.
+            representatives, pairs = edges.undirected()
+            return self.filter(edge_weight[representatives])[pairs]
+        return self.filter(edge_weight)
 
     def _bipartite_size(self, x: PairOptTensor, edge_index: Adj, size: Size) -> Size:
         if size is not None or not isinstance(edge_index, Tensor) or edge_index.is_sparse:

@@ -1,12 +1,18 @@
 r"""Filter-generating networks: from interatomic distances to filters."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from ..ops import Knots
 from .dense import Dense
 from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
 
 ENVELOPES = ("cosine", "polynomial", "none")
+# Central difference of sixth order, for the slope of a smooth function sampled on knots.
+_STENCIL = torch.tensor([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0], dtype=torch.float64) / 60.0
 
 
 class GaussianFilter(nn.Module):
@@ -66,6 +72,12 @@ class GaussianFilter(nn.Module):
         self.lin1 = Dense(num_gaussians, num_filters)
         self.lin2 = Dense(num_filters, num_filters)
         self.act = ShiftedSoftplus()
+        #: Width of the Gaussians, the finest structure of the filter; see :mod:`.tables`.
+        self.length_scale = (2.0 * self.basis.gamma) ** -0.5
+        self.d_min = 0.0
+        self.d_max = self.cutoff
+        self.vanishes = envelope != "none"
+        self._cached_constants: tuple[Any, tuple] | None = None
         self.envelope: nn.Module | None = None
         if envelope == "cosine":
             self.envelope = CosineEnvelope(cutoff)
@@ -88,6 +100,51 @@ class GaussianFilter(nn.Module):
         if self.envelope is not None:
             w = w * self.envelope(distance).unsqueeze(-1)
         return w
+
+    def at_knots(self, knots: Knots) -> tuple[Tensor, Tensor]:
+        r"""The filter at radial knots, from Gaussians that are evaluated only once.
+
+        Args:
+            knots: Knots within the range of the filter.
+
+        Returns:
+            Values ``[n + 1, F]`` and the slopes at the first and last knot ``[2, F]``, to
+            :math:`O(h^6)`; differentiable in the weights.
+        """
+        basis, envelope, envelope_slope = self._constants(knots)
+        w = self.lin2(self.act(self.lin1(basis)))  # [n + 7, F]
+        if self.num_activations == 2:
+            w = self.act(w)
+        values = w[3:-3]
+        slopes = torch.stack([_STENCIL.to(w) @ w[:7], _STENCIL.to(w) @ w[-7:]]) / knots.spacing
+        if envelope is not None:
+            ends = torch.stack([values[0], values[-1]])
+            slopes = slopes * envelope[[0, -1]].unsqueeze(-1) + ends * envelope_slope.unsqueeze(-1)
+            values = values * envelope.unsqueeze(-1)
+        return values, slopes
+
+    def _constants(self, knots: Knots) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Basis at the knots and three beyond each end, envelope at the knots, its end slopes."""
+        weight = self.lin1.weight
+        key = (knots, weight.dtype, weight.device, self.basis.gamma)
+        if self._cached_constants is None or self._cached_constants[0] != key:
+            with torch.no_grad():
+                steps = torch.arange(-3, knots.intervals + 4, dtype=torch.float64)
+                position = (knots.start + knots.spacing * steps).to(weight)
+                basis = self.basis(position)
+            envelope, slope = None, weight.new_zeros(2)
+            if self.envelope is not None:
+                position = knots.positions(weight.dtype, weight.device)
+                with torch.enable_grad():
+                    ends = position[[0, -1]].requires_grad_()
+                    (slope,) = torch.autograd.grad(self.envelope(ends).sum(), ends)
+                envelope = self.envelope(position.detach())
+            self._cached_constants = (key, (basis, envelope, slope))
+        return self._cached_constants[1]
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "GaussianFilter":
+        self._cached_constants = None
+        return super()._apply(fn, recurse)
 
     def _check_range(self, distance: Tensor) -> None:
         if distance.numel() > 0 and (largest := float(distance.detach().max())) > self.cutoff:

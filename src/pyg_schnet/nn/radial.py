@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import shifted_softplus
+
 # Gaussians far from their centre are denormal numbers, which cost a CPU up to five times as much.
 _NEGLIGIBLE = 1e-30
 
@@ -24,8 +26,7 @@ class ShiftedSoftplus(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the activation elementwise."""
-        # The default threshold of 20 would cost float64 half of its digits.
-        return F.softplus(x, threshold=40.0) - math.log(2.0)
+        return shifted_softplus(x)
 
 
 class GaussianSmearing(nn.Module):

@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 
 from ..data.species import NUM_SPECIES
 from ..graph import edge_lengths, radius_graph
+from ..ops import EdgePlan
 from ..storage import load_tensors, save_tensors
 from . import checks
 from .conv import SchNetConv
@@ -38,16 +39,23 @@ class InteractionBlock(nn.Module):
         filter: Filter-generating network of this block.
         num_filters: Its number of filters.
         lin1_bias: See :class:`SchNetConv`.
+        mode: See :class:`SchNetConv`.
 
-    Shapes: features ``[N, F]``, ``edge_index`` ``[2, E]``, distances ``[E]`` to ``[N, F]``.
+    Shapes: features ``[N, F]``, edges ``[2, E]`` or a plan of them, distances ``[E]`` to
+    ``[N, F]``.
     """
 
     def __init__(
-        self, hidden_channels: int, filter: nn.Module, num_filters: int, lin1_bias: bool = False
+        self,
+        hidden_channels: int,
+        filter: nn.Module,
+        num_filters: int,
+        lin1_bias: bool = False,
+        mode: str = "auto",
     ):
         super().__init__()
         self.conv = SchNetConv(
-            hidden_channels, hidden_channels, num_filters, filter, lin1_bias=lin1_bias
+            hidden_channels, hidden_channels, num_filters, filter, mode=mode, lin1_bias=lin1_bias
         )
         self.act = ShiftedSoftplus()
         self.lin = Dense(hidden_channels, hidden_channels)
@@ -57,7 +65,7 @@ class InteractionBlock(nn.Module):
         self.conv.reset_parameters()
         self.lin.reset_parameters()
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> Tensor:
+    def forward(self, x: Tensor, edge_index: Tensor | EdgePlan, edge_weight: Tensor) -> Tensor:
         """Computes the update of the features."""
         return self.lin(self.act(self.conv(x, edge_index, edge_weight)))
 
@@ -97,6 +105,8 @@ class SchNet(nn.Module):
         lin1_bias: Whether the dense layer before each convolution has a bias.
         target: What the model predicts; forces exist for ``"energy"`` only.
         units: Unit of the target, such as ``"eV"``; travels with the model.
+        mode: How filters are evaluated, ``"auto"``, ``"exact"`` or ``"table"``, see
+            :class:`SchNetConv`. Not part of ``config``: models of all modes have the same weights.
 
     Raises:
         ValueError: On settings that contradict each other.
@@ -129,6 +139,7 @@ class SchNet(nn.Module):
         lin1_bias: bool = False,
         target: str = "energy",
         units: str | None = None,
+        mode: str = "auto",
     ):
         super().__init__()
         if dipole and not (mean is None and std is None and atomref is None):
@@ -172,6 +183,7 @@ class SchNet(nn.Module):
                 ),
                 num_filters,
                 lin1_bias,
+                mode,
             )
             for _ in range(num_interactions)
         )
@@ -220,6 +232,20 @@ class SchNet(nn.Module):
         from .convert import from_pyg
 
         return from_pyg(cls, model)
+
+    @property
+    def mode(self) -> str:
+        """How filters are evaluated: ``"auto"``, ``"exact"`` or ``"table"``."""
+        return self._convs[0].mode if self._convs else "auto"
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        for conv in self._convs:
+            conv.mode = mode
+
+    @property
+    def _convs(self) -> list[SchNetConv]:
+        return [block.conv for block in self.interactions]  # type: ignore[misc]
 
     def save(self, path: str | Path) -> None:
         """Saves the model, offsets and units included, in one safetensors file.
@@ -337,10 +363,20 @@ class SchNet(nn.Module):
         edge_index, edge_weight = self._edges(z, pos, batch, edge_index)
         x = self.embedding(z)  # [N, F]
         edge_weight = edge_weight.to(x.dtype)
+        plan = self._plan(x, edge_index, edge_weight)
         for interaction in self.interactions:
-            x = x + interaction(x, edge_index, edge_weight)
+            x = x + interaction(x, plan, edge_weight)
         output, contributions = self.readout(x, z, pos, batch, batch_size)
         return output, contributions, x
+
+    def _plan(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> EdgePlan:
+        """What all blocks need of the edges, prepared once."""
+        plan = EdgePlan.build(edge_index, x.size(0), edge_weight)
+        plan.mutual = self.interaction_graph is None
+        conv = self.interactions[0].conv if len(self.interactions) > 0 else None
+        if isinstance(conv, SchNetConv) and conv.tabulates(x, plan):
+            plan = plan.with_knots(conv.knots_for(edge_weight), edge_weight)
+        return plan
 
     def _edges(
         self, z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None

@@ -67,6 +67,11 @@ def selected_backend(tensor: Tensor) -> str:
     return "cpu" if supported else "reference"
 
 
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether operators on ``tensor`` have kernels of their own, faster than plain PyTorch."""
+    return selected_backend(tensor) != "reference"
+
+
 def use_cpu_kernels(tensor: Tensor) -> bool:
     """Whether eager operators on ``tensor`` run on Numba; tracing sees plain PyTorch."""
     return not torch.compiler.is_compiling() and selected_backend(tensor) == "cpu"

@@ -39,6 +39,8 @@ class EdgePlan:
         short: The user's positions of edges shorter than the first knot, where the table has no
             filter (they contribute zero) and the caller evaluates it exactly; ``None`` if there
             are none.
+        mutual: Whether the caller knows that both directions of a pair have the same distance as
+            functions of the positions, so that gradients may go to either.
     """
 
     source: Tensor
@@ -51,7 +53,10 @@ class EdgePlan:
     blocks: Tensor | None = None
     knots: Knots | None = None
     short: Tensor | None = None
+    mutual: bool = False
     _transposed: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
+    _edge_index: Tensor | None = field(default=None, repr=False)
+    _pairs: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _by_knot: tuple[Knots, Tensor] | None = field(default=None, repr=False)
 
     @classmethod
@@ -193,6 +198,16 @@ class EdgePlan:
             self._by_knot = (knots, torch.from_numpy(order))
         return self._by_knot[1]
 
+    @property
+    def edge_index(self) -> Tensor:
+        """The edges as the user gave them, ``[2, E]`` int64."""
+        if self._edge_index is None:
+            edges = torch.stack([self.source, self.target]).long()
+            if self.permutation is not None:
+                edges = torch.empty_like(edges).index_copy_(1, self.permutation, edges)
+            self._edge_index = edges
+        return self._edge_index
+
     def undirected(self) -> tuple[Tensor, Tensor]:
         r"""Pairs of atoms, for what is the same in both directions.
 
@@ -206,14 +221,16 @@ class EdgePlan:
         """
         if self.reverse is None:
             raise ValueError("only a symmetric graph has undirected pairs: see EdgePlan.symmetric")
-        positions = torch.arange(self.num_edges, device=self.source.device)
-        first = positions <= self.reverse
-        edges = first.nonzero()[:, 0]
-        pairs = (first.cumsum(0) - 1).index_select(0, torch.minimum(positions, self.reverse))
-        if self.permutation is not None:
-            edges = self.permutation.index_select(0, edges)
-            pairs = torch.empty_like(pairs).index_copy_(0, self.permutation, pairs)
-        return edges, pairs
+        if self._pairs is None:
+            positions = torch.arange(self.num_edges, device=self.source.device)
+            first = positions <= self.reverse
+            edges = first.nonzero()[:, 0]
+            pairs = (first.cumsum(0) - 1).index_select(0, torch.minimum(positions, self.reverse))
+            if self.permutation is not None:
+                edges = self.permutation.index_select(0, edges)
+                pairs = torch.empty_like(pairs).index_copy_(0, self.permutation, pairs)
+            self._pairs = (edges, pairs)
+        return self._pairs
 
 
 def _like(edge_index: Tensor, distances: Tensor | None) -> Tensor:

@@ -1,0 +1,109 @@
+r"""Filters on radial knots: which filters allow it, and how their tables are made.
+
+A filter of one distance can be sampled on a few hundred radial knots and interpolated, instead of
+being evaluated on every edge, see :mod:`pyg_schnet.ops.table`. A filter module offers that by
+stating two numbers:
+
+- ``length_scale``: the width in angstrom of the finest structure it can have;
+- ``d_min``: the smallest distance at which it is smooth; below, it is evaluated on edges.
+
+Two more are optional: ``d_max``, the end of its range (there is none if it is missing), and
+``vanishes``, whether it is zero from there on (it is not if it is missing). Its values must depend on
+nothing but the distance and the weights: no dropout, no normalisation over edges.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops import Knots, spline_table
+
+# Knots per length scale. Filters are then exact to 3e-7 of their largest value and forces to 3e-5, of
+# which float32 weights alone make 1e-5: their rounding, over so short a distance, is a slope.
+FINENESS = 10.0
+# Filters without a range get tables up to so many angstrom, or to the longest edge.
+_UNBOUNDED = 1e6
+
+
+def offers_table(filter: Callable) -> bool:
+    """Whether a filter states what is needed to sample it on knots."""
+    return hasattr(filter, "length_scale") and hasattr(filter, "d_min")
+
+
+def knots_of(filter: Any, fineness: float = FINENESS) -> Knots:
+    """Knots over the whole range of a filter.
+
+    Args:
+        filter: A filter that offers tables.
+        fineness: Knots per length scale.
+    """
+    d_max = getattr(filter, "d_max", math.inf)
+    return Knots.spanning(
+        filter.length_scale,
+        d_max if math.isfinite(d_max) else _UNBOUNDED,
+        start=filter.d_min,
+        vanishes=getattr(filter, "vanishes", False) and math.isfinite(d_max),
+        fineness=fineness,
+    )
+
+
+def covering(knots: Knots, distances: Tensor) -> Knots:
+    """As many of the knots as the longest distance needs; all of them while compiling."""
+    if torch.compiler.is_compiling() or distances.numel() == 0:
+        return knots
+    return knots.covering(float(distances.detach().max()))
+
+
+def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device) -> Tensor:
+    r"""Spline coefficients of a filter, differentiable in its weights.
+
+    Args:
+        filter: A filter that offers tables.
+        knots: Knots within its range.
+        dtype: Dtype of its weights.
+        device: Device of its weights.
+
+    Returns:
+        Table ``[K, F]``.
+    """
+    if hasattr(filter, "at_knots"):
+        values, slopes = filter.at_knots(knots)
+    else:
+        values, slopes = _sample(filter, knots, dtype, device)
+    return spline_table(values, slopes, knots.spacing)
+
+
+def midpoint_error(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device) -> float:
+    """Error of the interpolation halfway between knots, relative to the largest filter value."""
+    with torch.no_grad():
+        table = table_of(filter, knots, dtype, device)
+        middle = knots.positions(dtype, device)[:-1] + 0.5 * knots.spacing
+        exact = filter(middle)
+        # Cubic B-splines at u = 1/2.
+        taps = table.new_tensor([1.0, 23.0, 23.0, 1.0]) / 48.0
+        windows = table.unfold(0, 4, 1)  # [n, F, 4]
+        error = (windows @ taps - exact).abs().max()
+        return float(error / exact.abs().max().clamp(min=1e-30))
+
+
+def _sample(
+    filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    values = filter(knots.positions(dtype, device))
+    ends = values.new_tensor([knots.start, knots.stop])
+    if knots.vanishes:
+        return values, torch.cat([_slope(filter, ends[:1]), torch.zeros_like(values[:1])])
+    return values, _slope(filter, ends)
+
+
+def _slope(filter: Callable, distance: Tensor) -> Tensor:
+    """Derivative of a filter at some distances, ``[E, F]``, differentiable in its weights."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        _, slope = torch.autograd.functional.jvp(
+            filter, distance, torch.ones_like(distance), create_graph=create_graph
+        )
+    return slope

@@ -6,8 +6,8 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from pyg_schnet import ops
 from pyg_schnet.ops import EdgePlan, Knots, cfconv, reference
-from pyg_schnet.ops.cfconv import kernels_for
-from pyg_schnet.ops.functions import Collect, Product, Reduce, ReduceBackward
+from pyg_schnet.ops.dispatch import kernels_for
+from pyg_schnet.ops.functions import Collect, Eager
 
 from .conftest import assert_close, directed, molecules
 
@@ -154,16 +154,13 @@ def test_gradients_of_primitives(backend, name, order):
     plan = case.plan()
     x, g, table, weight = leaves(case, width=2)
     distances = plan.arrange(case.distances).clone().requires_grad_()
-    kernels = kernels_for(x)
+    primitives = Eager(plan, kernels_for(x))
     rows = table.size(0)
     for function, inputs in (
-        (
-            lambda *t: Reduce.apply(*t, plan, kernels, order, False),
-            (x, distances, table, weight),
-        ),
-        (lambda *t: Reduce.apply(*t, plan, kernels, order, True), (g, distances, table, weight)),
-        (lambda *t: Product.apply(*t, plan, kernels, order), (g, x, distances, table)),
-        (lambda *t: Collect.apply(*t, rows, plan, kernels, order), (g, x, distances, weight)),
+        (lambda *t: primitives.reduce(*t, order, False), (x, distances, table, weight)),
+        (lambda *t: primitives.reduce(*t, order, True), (g, distances, table, weight)),
+        (lambda *t: primitives.product(*t, order), (g, x, distances, table)),
+        (lambda *t: primitives.collect(*t, rows, order), (g, x, distances, weight)),
     ):
         assert gradcheck(function, inputs)
         assert gradgradcheck(function, inputs)
@@ -178,10 +175,10 @@ def test_gradients_of_the_fused_backward(backend):
         if plan.symmetric:
             edges, pairs = plan.undirected()
         lengths = case.distances[edges].clone().requires_grad_()
-        kernels = kernels_for(x)
+        primitives = Eager(plan, kernels_for(x))
 
-        def function(g, x, lengths, table, plan=plan, pairs=pairs, kernels=kernels):
-            return ReduceBackward.apply(g, x, plan.arrange(lengths[pairs]), table, plan, kernels)
+        def function(g, x, lengths, table, plan=plan, pairs=pairs, primitives=primitives):
+            return primitives.reduce_backward(g, x, plan.arrange(lengths[pairs]), table)
 
         assert gradcheck(function, (g, x, lengths, table))
         assert gradgradcheck(function, (g, x, lengths, table))

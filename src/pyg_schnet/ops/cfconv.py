@@ -1,11 +1,11 @@
 r"""The continuous-filter convolution."""
 
-from types import ModuleType
-
+import torch
 from torch import Tensor
 
-from pyg_schnet.ops.dispatch import selected_backend
-from pyg_schnet.ops.functions import Reduce
+from pyg_schnet.ops import library, reference
+from pyg_schnet.ops.dispatch import kernels_for, selected_backend, transforming
+from pyg_schnet.ops.functions import Eager
 from pyg_schnet.ops.plan import EdgePlan
 
 
@@ -25,6 +25,8 @@ def cfconv(
     from `SchNet: A continuous-filter convolutional neural network for modeling quantum
     interactions <https://arxiv.org/abs/1706.08566>`_. Differentiable in all tensors any number of
     times; neither the result nor its derivatives make a tensor of shape ``[E, F]`` on the CPU.
+    Under autocast all of it is float32. In compiled and exported graphs it is an operator
+    ``pyg_schnet::reduce``, or plain PyTorch with ``backend("reference")``.
 
     Args:
         x: Features of the source atoms, ``[num_src, F]``.
@@ -41,22 +43,22 @@ def cfconv(
         ValueError: If shapes do not match or the plan has no knots.
         TypeError: If dtypes differ.
     """
+    if torch.is_autocast_enabled(x.device.type):
+        # Sums over neighbours, and a table's small differences, want all digits of float32.
+        dtype = torch.promote_types(torch.promote_types(x.dtype, table.dtype), torch.float32)
+        x, distances, table = x.to(dtype), distances.to(dtype), table.to(dtype)
+        weight = None if weight is None else weight.to(dtype)
     _check(x, distances, table, plan, weight)
     distances = plan.arrange(distances)
     if weight is not None:
         weight = plan.arrange(weight)
-    return Reduce.apply(x, distances, table, weight, plan, kernels_for(x), 0, False)
-
-
-def kernels_for(tensor: Tensor) -> ModuleType:
-    """The module whose primitives run on ``tensor``."""
-    if selected_backend(tensor) == "cpu":
-        from pyg_schnet.ops import cpu
-
-        return cpu
-    from pyg_schnet.ops import reference
-
-    return reference
+    if transforming():
+        return reference.reduce(x, distances, table, plan, 0, weight)
+    if not torch.compiler.is_compiling():
+        return Eager(plan, kernels_for(x)).reduce(x, distances, table, weight, 0, False)
+    if selected_backend(x) == "reference":
+        return reference.reduce(x, distances, table, plan, 0, weight)
+    return library.Compiled.of(plan).reduce(x, distances, table, weight, 0, False)
 
 
 def _check(

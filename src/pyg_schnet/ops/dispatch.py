@@ -1,9 +1,10 @@
 r"""Which kernels run: plain PyTorch, Numba on the CPU, or Triton on a GPU."""
 
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BACKENDS = ("reference", "cpu", "triton")
 
@@ -72,6 +73,26 @@ def has_kernels(tensor: Tensor) -> bool:
     return selected_backend(tensor) != "reference"
 
 
+def kernels_for(tensor: Tensor) -> ModuleType:
+    """The module whose primitives run on ``tensor``."""
+    if selected_backend(tensor) == "cpu":
+        from pyg_schnet.ops import cpu
+
+        return cpu
+    from pyg_schnet.ops import reference
+
+    return reference
+
+
+def transforming() -> bool:
+    """Whether ``torch.func`` or forward-mode derivatives are at work: these need plain PyTorch."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def use_cpu_kernels(tensor: Tensor) -> bool:
     """Whether eager operators on ``tensor`` run on Numba; tracing sees plain PyTorch."""
-    return not torch.compiler.is_compiling() and selected_backend(tensor) == "cpu"
+    return (
+        not torch.compiler.is_compiling()
+        and not transforming()
+        and selected_backend(tensor) == "cpu"
+    )

@@ -1,41 +1,69 @@
-r"""The primitives as autograd Functions, closed under differentiation.
-
-With a cotangent of each output,
-
-.. math::
-    R_k(x, d, T, c):\quad & \bar x = R_k^\top(\bar R, c), \quad \bar d = c\, P_{k+1}(\bar R, x),
-        \quad \bar T = C_k(\bar R, x, c), \quad \bar c = P_k(\bar R, x) \\
-    P_k(g, x, d, T):\quad & \bar g = R_k(x, \bar P), \quad \bar x = R_k^\top(g, \bar P), \quad
-        \bar d = \bar P\, P_{k+1}(g, x), \quad \bar T = C_k(g, x, \bar P) \\
-    C_k(g, x, d, c):\quad & \bar g = R_k(x, \bar C, c), \quad \bar x = R_k^\top(g, \bar C, c), \quad
-        \bar d = c\, P_{k+1}(g, x, \bar C), \quad \bar c = P_k(g, x, \bar C)
-
-where :math:`R^\top` walks the edges from destination to source, and the bar over C is used as a
-table. All orders of derivative follow, and none needs a tensor of shape ``[E, F]``.
-"""
+"""The primitives as autograd Functions, for eager mode, where these cost least."""
 
 import contextlib
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyg_schnet.ops import rules
 from pyg_schnet.ops.plan import EdgePlan
+from pyg_schnet.ops.rules import Gradients
 
-Gradients = tuple[Tensor | None, ...]
+# ruff: noqa: D102 - forward and backward are what autograd Functions consist of.
 
 
-def wanted(ctx: Any, count: int) -> list[bool]:
-    r"""Which of the first ``count`` inputs, all tensors, this backward pass needs gradients of.
+@dataclass
+class Eager:
+    """The primitives on the edges of a plan, by the kernels of a module."""
 
-    ``ctx.needs_input_grad`` only knows who requires gradients. Forces are derivatives by
-    positions: there the engine would throw away those by the table and the features.
+    plan: EdgePlan
+    kernels: ModuleType
+
+    def reduce(
+        self,
+        x: Tensor,
+        distances: Tensor,
+        table: Tensor,
+        weight: Tensor | None,
+        order: int,
+        transposed: bool,
+    ) -> Tensor:
+        return Reduce.apply(x, distances, table, weight, self, order, transposed)
+
+    def product(self, g: Tensor, x: Tensor, distances: Tensor, table: Tensor, order: int) -> Tensor:
+        return Product.apply(g, x, distances, table, self, order)
+
+    def collect(
+        self,
+        g: Tensor,
+        x: Tensor,
+        distances: Tensor,
+        weight: Tensor | None,
+        rows: int,
+        order: int,
+    ) -> Tensor:
+        return Collect.apply(g, x, distances, weight, rows, self, order)
+
+    def reduce_backward(
+        self, g: Tensor, x: Tensor, distances: Tensor, table: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return ReduceBackward.apply(g, x, distances, table, self)
+
+
+def wanted(ctx: Any) -> list[bool]:
+    r"""Which of the first four inputs, tensors or ``None``, this backward pass asks gradients of.
+
+    ``ctx.needs_input_grad`` only knows which require gradients. Forces are derivatives by
+    positions: for them the engine would throw away the gradient by the table.
     """
-    needs = list(ctx.needs_input_grad[:count])
-    edges = iter(ctx.next_functions)
-    for i in range(count):
-        node, _ = next(edges, (None, 0))
+    needs = list(ctx.needs_input_grad[:4])
+    nodes = iter(ctx.next_functions)
+    for i in range(4):
+        # An input that is None has no node; it comes last, and needs none.
+        node, _ = next(nodes, (None, 0))
         if needs[i] and node is not None:
             # It raises for leaves of torch.autograd.grad: those are wanted.
             with contextlib.suppress(RuntimeError):
@@ -44,7 +72,7 @@ def wanted(ctx: Any, count: int) -> list[bool]:
 
 
 class Reduce(torch.autograd.Function):
-    """R_k, or its transpose; ``weight`` may be ``None``."""
+    """R_k, or its transpose."""
 
     @staticmethod
     def forward(
@@ -53,40 +81,21 @@ class Reduce(torch.autograd.Function):
         distances: Tensor,
         table: Tensor,
         weight: Tensor | None,
-        plan: EdgePlan,
-        kernels: ModuleType,
+        ops: Eager,
         order: int,
         transposed: bool,
     ) -> Tensor:
         ctx.save_for_backward(x, distances, table, weight)
-        ctx.options = plan, kernels, order, transposed
-        return kernels.reduce(x, distances, table, plan, order, weight, transposed)
+        ctx.options = ops, order, transposed
+        return ops.kernels.reduce(x, distances, table, ops.plan, order, weight, transposed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        x, distances, table, weight = ctx.saved_tensors
-        plan, kernels, order, transposed = ctx.options
-        for_x, for_distances, for_table, for_weight = wanted(
-            ctx, 4 if weight is not None else 3
-        ) + ([] if weight is not None else [False])
-        if for_x and for_distances and order == 0 and weight is None and not transposed:
-            dx, dd = ReduceBackward.apply(grad, x, distances, table, plan, kernels)
-            for_x = for_distances = False
-        else:
-            dx = dd = None
-        if for_x:
-            dx = Reduce.apply(grad, distances, table, weight, plan, kernels, order, not transposed)
-        # From here on by role: features at destinations and at sources.
-        g, x = (x, grad) if transposed else (grad, x)
-        if for_distances:
-            dd = Product.apply(g, x, distances, table, plan, kernels, order + 1)
-            dd = dd if weight is None else dd * weight
-        dt = dw = None
-        if for_table:
-            dt = Collect.apply(g, x, distances, weight, table.size(0), plan, kernels, order)
-        if for_weight:
-            dw = Product.apply(g, x, distances, table, plan, kernels, order)
-        return dx, dd, dt, dw, None, None, None, None
+        ops, order, transposed = ctx.options
+        grads = rules.reduce_gradients(
+            ops, wanted(ctx), grad, *ctx.saved_tensors, order, transposed
+        )
+        return (*grads, None, None, None)
 
 
 class Product(torch.autograd.Function):
@@ -99,33 +108,22 @@ class Product(torch.autograd.Function):
         x: Tensor,
         distances: Tensor,
         table: Tensor,
-        plan: EdgePlan,
-        kernels: ModuleType,
+        ops: Eager,
         order: int,
     ) -> Tensor:
         ctx.save_for_backward(g, x, distances, table)
-        ctx.options = plan, kernels, order
-        return kernels.product(g, x, distances, table, plan, order)
+        ctx.options = ops, order
+        return ops.kernels.product(g, x, distances, table, ops.plan, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        g, x, distances, table = ctx.saved_tensors
-        plan, kernels, order = ctx.options
-        dg = dx = dd = dt = None
-        for_g, for_x, for_distances, for_table = wanted(ctx, 4)
-        if for_g:
-            dg = Reduce.apply(x, distances, table, grad, plan, kernels, order, False)
-        if for_x:
-            dx = Reduce.apply(g, distances, table, grad, plan, kernels, order, True)
-        if for_distances:
-            dd = grad * Product.apply(g, x, distances, table, plan, kernels, order + 1)
-        if for_table:
-            dt = Collect.apply(g, x, distances, grad, table.size(0), plan, kernels, order)
-        return dg, dx, dd, dt, None, None, None
+        ops, order = ctx.options
+        grads = rules.product_gradients(ops, wanted(ctx), grad, *ctx.saved_tensors, order)
+        return (*grads, None, None)
 
 
 class Collect(torch.autograd.Function):
-    """C_k; ``weight`` may be ``None``."""
+    """C_k."""
 
     @staticmethod
     def forward(
@@ -135,100 +133,48 @@ class Collect(torch.autograd.Function):
         distances: Tensor,
         weight: Tensor | None,
         rows: int,
-        plan: EdgePlan,
-        kernels: ModuleType,
+        ops: Eager,
         order: int,
     ) -> Tensor:
         ctx.save_for_backward(g, x, distances, weight)
-        ctx.options = plan, kernels, order
-        return kernels.collect(g, x, distances, rows, plan, order, weight)
+        ctx.options = ops, order
+        return ops.kernels.collect(g, x, distances, rows, ops.plan, order, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        g, x, distances, weight = ctx.saved_tensors
-        plan, kernels, order = ctx.options
-        dg = dx = dd = dw = None
-        for_g, for_x, for_distances, for_weight = wanted(ctx, 4 if weight is not None else 3) + (
-            [] if weight is not None else [False]
-        )
-        if for_g:
-            dg = Reduce.apply(x, distances, grad, weight, plan, kernels, order, False)
-        if for_x:
-            dx = Reduce.apply(g, distances, grad, weight, plan, kernels, order, True)
-        if for_distances:
-            dd = Product.apply(g, x, distances, grad, plan, kernels, order + 1)
-            dd = dd if weight is None else dd * weight
-        if for_weight:
-            dw = Product.apply(g, x, distances, grad, plan, kernels, order)
-        return dg, dx, dd, dw, None, None, None, None
+        ops, order = ctx.options
+        grads = rules.collect_gradients(ops, wanted(ctx), grad, *ctx.saved_tensors, order)
+        return (*grads, None, None, None)
 
 
 class ReduceBackward(torch.autograd.Function):
-    r"""Gradients of R_0 by x and d in one sweep: what forces need.
+    r"""Gradients of R_0 by x and d in one sweep, which forces need.
 
-    :math:`\bar x = R_0^\top(g)` and :math:`\bar d = P_1(g, x)`, whose own derivatives serve force
-    training.
+    Its own gradients serve force training: fused sweeps where they are final, primitives where
+    they are to be differentiated again.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        g: Tensor,
-        x: Tensor,
-        distances: Tensor,
-        table: Tensor,
-        plan: EdgePlan,
-        kernels: ModuleType,
+        ctx: Any, g: Tensor, x: Tensor, distances: Tensor, table: Tensor, ops: Eager
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(g, x, distances, table)
-        ctx.options = plan, kernels
+        ctx.ops = ops
         ctx.set_materialize_grads(False)
-        return kernels.reduce_backward(g, x, distances, table, plan)
+        return ops.kernels.reduce_backward(g, x, distances, table, ops.plan)
 
     @staticmethod
     def backward(ctx: Any, y: Tensor | None, s: Tensor | None) -> Gradients:
         g, x, distances, table = ctx.saved_tensors
-        plan, kernels = ctx.options
-        for_g, for_x, for_distances, for_table = wanted(ctx, 4)
-        dg = dx = dd = dt = None
-        if y is None and s is None:
-            return None, None, None, None, None, None
+        wants, ops = wanted(ctx), ctx.ops
         if torch.is_grad_enabled() or y is None or s is None:
-            return _differentiable(ctx, y, s)
-        if for_g or for_x or for_distances:
-            dg, dx, dd = kernels.reduce_double_backward(
-                g, x, y, s, distances, table, plan, for_distances
+            grads = rules.reduce_backward_gradients(ops, wants, y, s, g, x, distances, table)
+            return (*grads, None)
+        dg = dx = dd = dt = None
+        if any(wants[:3]):
+            dg, dx, dd = ops.kernels.reduce_double_backward(
+                g, x, y, s, distances, table, ops.plan, wants[2]
             )
-        if for_table:
-            dt = kernels.collect_backward(g, x, y, s, distances, table.size(0), plan)
-        return dg, dx, dd, dt, None, None
-
-
-def _differentiable(ctx: Any, y: Tensor | None, s: Tensor | None) -> Gradients:
-    """The double backward of R_0 in terms of primitives, so that it has derivatives itself."""
-    g, x, distances, table = ctx.saved_tensors
-    plan, kernels = ctx.options
-    for_g, for_x, for_distances, for_table = wanted(ctx, 4)
-    grads: list[Tensor | None] = [None, None, None, None]
-
-    def add(i: int, term: Tensor) -> None:
-        held = grads[i]
-        grads[i] = term if held is None else held + term
-
-    if y is not None:
-        if for_g:
-            add(0, Reduce.apply(y, distances, table, None, plan, kernels, 0, False))
-        if for_distances:
-            add(2, Product.apply(g, y, distances, table, plan, kernels, 1))
-        if for_table:
-            add(3, Collect.apply(g, y, distances, None, table.size(0), plan, kernels, 0))
-    if s is not None:
-        if for_g:
-            add(0, Reduce.apply(x, distances, table, s, plan, kernels, 1, False))
-        if for_x:
-            add(1, Reduce.apply(g, distances, table, s, plan, kernels, 1, True))
-        if for_distances:
-            add(2, s * Product.apply(g, x, distances, table, plan, kernels, 2))
-        if for_table:
-            add(3, Collect.apply(g, x, distances, s, table.size(0), plan, kernels, 1))
-    return (*grads, None, None)
+        if wants[3]:
+            dt = ops.kernels.collect_backward(g, x, y, s, distances, table.size(0), ops.plan)
+        return dg, dx, dd, dt, None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops.dispatch import use_cpu_kernels
+from pyg_schnet.ops.dispatch import selected_backend, use_cpu_kernels
 from pyg_schnet.ops.table import Knots
 
 # Parts of a batch that threads share out. A constant, so that no result can depend on how many
@@ -41,6 +41,7 @@ class EdgePlan:
             are none.
         mutual: Whether the caller knows that both directions of a pair have the same distance as
             functions of the positions, so that gradients may go to either.
+        packed: All integers in one tensor, in compiled graphs. Otherwise ``None``.
     """
 
     source: Tensor
@@ -54,6 +55,7 @@ class EdgePlan:
     knots: Knots | None = None
     short: Tensor | None = None
     mutual: bool = False
+    packed: Tensor | None = field(default=None, repr=False)
     _transposed: tuple[Tensor, Tensor, Tensor] | None = field(default=None, repr=False)
     _edge_index: Tensor | None = field(default=None, repr=False)
     _pairs: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
@@ -99,7 +101,7 @@ class EdgePlan:
                     f"(got {list(distances.shape)})"
                 )
         if torch.compiler.is_compiling():
-            plan = _trace(edge_index, num_src, num_dst)
+            plan = _trace(edge_index, num_src, num_dst, distances, knots)
         elif use_cpu_kernels(_like(edge_index, distances)):
             plan = _build_on_cpu(edge_index, num_src, num_dst, distances)
         else:
@@ -167,7 +169,7 @@ class EdgePlan:
                 self._transposed = (self.rowptr, self.source, self.reverse)
             else:
                 order = self.source.argsort(stable=True)
-                rowptr = _row_pointers(self.source, self.num_src)
+                rowptr = _row_pointers(self.source.index_select(0, order), self.num_src)
                 target = self.target.index_select(0, order)
                 self._transposed = (rowptr, target, order.int())
         return self._transposed
@@ -260,15 +262,32 @@ def _check_indices(edge_index: Tensor, num_src: int, num_dst: int) -> None:
             )
 
 
-def _row_pointers(sorted_or_not: Tensor, count: int) -> Tensor:
-    rowptr = sorted_or_not.new_zeros(count + 1, dtype=torch.int32)
-    rowptr[1:] = torch.bincount(sorted_or_not, minlength=count).cumsum(0)
-    return rowptr
+def _row_pointers(rows: Tensor, count: int) -> Tensor:
+    """First position of each row in a sorted list of rows, and the end."""
+    bounds = torch.arange(count + 1, dtype=rows.dtype, device=rows.device)
+    return torch.searchsorted(rows, bounds, out_int32=True)
 
 
-def _trace(edge_index: Tensor, num_src: int, num_dst: int) -> EdgePlan:
-    # Nothing that depends on values can be traced; any order of edges will do.
-    return EdgePlan(edge_index[0].int(), edge_index[1].int(), num_src, num_dst)
+def _trace(
+    edge_index: Tensor,
+    num_src: int,
+    num_dst: int,
+    distances: Tensor | None,
+    knots: Knots | None,
+) -> EdgePlan:
+    if distances is None or selected_backend(distances) == "reference":
+        # Plain PyTorch: nothing that depends on values is traced, and any order of edges will do.
+        return EdgePlan(edge_index[0].int(), edge_index[1].int(), num_src, num_dst)
+    from pyg_schnet.ops import library
+
+    shortest, longest = 0.0, math.inf
+    if knots is not None:
+        shortest, longest = knots.start, math.inf if knots.vanishes else knots.stop
+    packed, permutation = library.edge_plan(
+        edge_index, distances, num_src, num_dst, shortest, longest
+    )
+    source, target = edge_index.index_select(1, permutation).int()
+    return EdgePlan(source, target, num_src, num_dst, permutation=permutation, packed=packed)
 
 
 def _build_anywhere(

@@ -202,7 +202,7 @@ class SchNetConv(MessagePassing):
             size = (x.size(0), x.size(0)) if size is None else self._oriented(size)
             edges = EdgePlan.build(edges, size, distances)
         plan = self._with_knots(edges, distances)
-        table = self._table(plan.knots)
+        table = self.table(plan.knots)
         if table.size(1) != self.num_filters:
             raise ValueError(
                 f"the filter must give one row of {self.num_filters} values per edge "
@@ -230,7 +230,8 @@ class SchNetConv(MessagePassing):
             return self._frozen[0]
         return covering(knots_of(self.filter), distances)
 
-    def _table(self, knots: Knots) -> Tensor:
+    def table(self, knots: Knots) -> Tensor:
+        """Spline coefficients of the filter ``[K, F]``: the frozen ones, or those of now."""
         if self._frozen is not None and knots == self._frozen[0] and not torch.is_grad_enabled():
             return self._frozen[1]
         weight = self.lin1.weight

@@ -56,14 +56,25 @@ class AtomwiseReadout(nn.Module):
         self, x: Tensor, z: Tensor, pos: Tensor, batch: Tensor, batch_size: int
     ) -> tuple[Tensor, Tensor]:
         """Reads the property and its atom-wise contributions from the features."""
-        h = self.lin2(self.act(self.lin1(x)))  # [N, 1]
-        real = z > 0
-        contributions = torch.where(real.to(self.offsets.mean.device), self.offsets(h, z), 0.0)
+        return self.pool(self.lin2(self.act(self.lin1(x))), z, batch, batch_size)
+
+    def pool(self, h: Tensor, z: Tensor, batch: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Applies the offsets to outputs of the network ``[N, 1]`` and sums or averages them."""
+        real = (z > 0).to(self.offsets.mean.device)
+        contributions = torch.where(real, self.offsets(h, z), 0.0)
         batch = batch.to(contributions.device)
-        total = scatter(contributions, batch, dim_size=batch_size, reduce="sum")  # [B]
+        total = contributions.new_zeros(batch_size).index_add(0, batch, contributions)  # [B]
         if self.reduce == "mean":
             total = total / _count(real.to(total), batch, batch_size)
         return total.unsqueeze(-1), contributions
+
+    def pool_gradient(self, z: Tensor, batch: Tensor, batch_size: int) -> Tensor:
+        """Derivative of the property by the output of each atom, ``[N]``; see :meth:`pool`."""
+        gradient = (z > 0).to(self.offsets.std) * self.offsets.std
+        if self.reduce == "mean":
+            batch = batch.to(gradient.device)
+            gradient = gradient / _count((z > 0).to(gradient), batch, batch_size)[batch]
+        return gradient.to(z.device)
 
 
 class DipoleReadout(nn.Module):

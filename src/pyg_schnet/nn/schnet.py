@@ -13,13 +13,14 @@ from ..data.species import NUM_SPECIES
 from ..graph import edge_lengths, radius_graph
 from ..ops import EdgePlan
 from ..storage import load_tensors, save_tensors
-from . import checks
+from . import checks, inference
 from .conv import SchNetConv
 from .dense import Dense
 from .filters import GaussianFilter
 from .radial import ShiftedSoftplus
 from .readout import AtomwiseReadout, DipoleReadout
 from .response import forces_from_energy
+from .tables import knots_of, midpoint_error, offers_table
 
 _KIND = "SchNet model"
 
@@ -233,6 +234,36 @@ class SchNet(nn.Module):
 
         return from_pyg(cls, model)
 
+    def freeze(self) -> "SchNet":
+        """Computes the tables of all filters once, so that predictions need no filter network.
+
+        The knots are made twice as dense until halfway between them the error is below 1e-6 of the
+        largest filter value. Training mode, loading weights and moving the model thaw it.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            ValueError: If a filter offers no table.
+        """
+        self.eval()
+        for conv in self._convs:
+            if not offers_table(conv.filter):
+                raise ValueError(f"the filter {type(conv.filter).__name__} offers no table")
+        weight = self.embedding.weight
+        knots = [knots_of(conv.filter) for conv in self._convs]
+        for _ in range(4):
+            errors = [
+                midpoint_error(conv.filter, k, weight.dtype, weight.device)
+                for conv, k in zip(self._convs, knots, strict=True)
+            ]
+            if max(errors, default=0.0) < 1e-6:
+                break
+            knots = [k.halved() for k in knots]
+        for conv, k in zip(self._convs, knots, strict=True):
+            conv.freeze(k)
+        return self
+
     @property
     def mode(self) -> str:
         """How filters are evaluated: ``"auto"``, ``"exact"`` or ``"table"``."""
@@ -331,18 +362,28 @@ class SchNet(nn.Module):
             - ``"features"``: ``[N, F]``
         """
         forces = forces and self.target == "energy"
-        with torch.inference_mode(False), torch.set_grad_enabled(forces):
+        with torch.inference_mode(False):
             inputs = checks.unpack(self, data)
-            pos = inputs["pos"] = inputs["pos"].detach().clone().requires_grad_(forces)
-            output, contributions, x = self._evaluate(**inputs)
-            result = {self.target: output.squeeze(-1).detach()}
-            if forces:
-                result["forces"] = forces_from_energy(output, pos)
-            if energies:
-                result["energies"] = contributions.detach()
-            if features:
-                result["features"] = x.detach()
+            output, contributions, x, negative_gradient = inference.predict(
+                self, **inputs, with_forces=forces
+            ) or self._predict_by_autograd(inputs, forces)
+        result = {self.target: output.squeeze(-1)}
+        if negative_gradient is not None:
+            result["forces"] = negative_gradient
+        if energies:
+            result["energies"] = contributions
+        if features:
+            result["features"] = x
         return result
+
+    def _predict_by_autograd(
+        self, inputs: dict[str, Any], forces: bool
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        with torch.set_grad_enabled(forces):
+            pos = inputs["pos"].detach().clone().requires_grad_(forces)
+            output, contributions, x = self._evaluate(**(inputs | {"pos": pos}))
+            gradient = forces_from_energy(output, pos) if forces else None
+        return output.detach(), contributions.detach(), x.detach(), gradient
 
     def _evaluate(
         self,
@@ -352,10 +393,7 @@ class SchNet(nn.Module):
         edge_index: Tensor | None = None,
         batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if not torch.compiler.is_compiling():
-            checks.check_atoms(z, pos, batch)
-            if self.refuse_unknown_species:
-                checks.check_species(z, self.species)
+        self._check(z, pos, batch)
         if batch is None:
             batch, batch_size = torch.zeros_like(z), batch_size or 1
         if batch_size is None:
@@ -378,27 +416,47 @@ class SchNet(nn.Module):
             plan = plan.with_knots(conv.knots_for(edge_weight), edge_weight)
         return plan
 
+    def _check(self, z: Tensor, pos: Tensor, batch: Tensor | None) -> None:
+        if torch.compiler.is_compiling():
+            return
+        checks.check_atoms(z, pos, batch)
+        if self.refuse_unknown_species:
+            checks.check_species(z, self.species)
+
     def _edges(
         self, z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        edge_weight = None
+        """Edges ``[2, E]`` and their lengths ``[E]``, differentiable in the positions."""
         if edge_index is None and self.interaction_graph is not None:
             edge_index, edge_weight = self.interaction_graph(pos, batch)
             checks.check_interaction_graph(edge_weight, pos)
-        elif edge_index is None:
-            radius = math.inf if self.envelope == "none" else self.cutoff
-            edge_index = radius_graph(pos, radius, batch, self.max_num_neighbors)
-        if not torch.compiler.is_compiling() and bool((z == 0).any()):
-            real = (z[edge_index] > 0).all(dim=0)
-            edge_index = edge_index[:, real]
-            edge_weight = edge_weight if edge_weight is None else edge_weight[real]
-        if edge_weight is None:
+            if (real := _between_atoms(z, edge_index)) is not None:
+                edge_index, edge_weight = edge_index[:, real], edge_weight[real]
+        else:
+            edge_index = self._edge_index(z, pos, batch, edge_index)
             edge_weight = edge_lengths(pos, edge_index)
         if not torch.compiler.is_compiling():
             checks.check_distances(edge_index, edge_weight)
         return edge_index, edge_weight
 
+    def _edge_index(
+        self, z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
+    ) -> Tensor:
+        """The given edges or the radius graph, without those of padding atoms."""
+        if edge_index is None:
+            radius = math.inf if self.envelope == "none" else self.cutoff
+            edge_index = radius_graph(pos, radius, batch, self.max_num_neighbors)
+        real = _between_atoms(z, edge_index)
+        return edge_index if real is None else edge_index[:, real]
+
     def __repr__(self) -> str:
         shown = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
         settings = ", ".join(f"{name}={self.config[name]:g}" for name in shown)
         return f"{type(self).__name__}({settings})"
+
+
+def _between_atoms(z: Tensor, edge_index: Tensor) -> Tensor | None:
+    """Which edges touch no padding atom; ``None`` if all of them."""
+    if torch.compiler.is_compiling() or not bool((z == 0).any()):
+        return None
+    return (z[edge_index] > 0).all(dim=0)

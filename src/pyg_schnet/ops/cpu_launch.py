@@ -5,7 +5,7 @@ import logging
 import struct
 import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from llvmlite import binding
@@ -53,7 +53,7 @@ class _Announce(event.Listener):
 _announce = _Announce()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _panel(dtype: torch.dtype, width: int) -> Panel:
     """Four registers of features, or one where they are few."""
     scalar, size = (types.float32, 4) if dtype == torch.float32 else (types.float64, 8)
@@ -63,7 +63,7 @@ def _panel(dtype: torch.dtype, width: int) -> Panel:
     return Panel(scalar, lanes, width % lanes != 0)
 
 
-@lru_cache(maxsize=None)
+@cache
 def compile_kernel(function: Callable, panel: Panel) -> CFunc:
     """Machine code of a kernel for panels of one kind, from disk or compiled now."""
     with _compile_lock, event.install_listener("numba:compile", _announce):

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 
+from .ops.dispatch import use_cpu_kernels
+
 # Candidate pairs examined at once: bounds the memory of large systems to a few hundred MB.
 _MAX_CANDIDATES = 1 << 22
 
@@ -53,7 +55,9 @@ def radius_graph(
     _check(pos, r, batch)
     if pos.size(0) == 0:
         return torch.empty(2, 0, dtype=torch.long, device=pos.device)
-    if backend == "torch":
+    if backend == "torch" and use_cpu_kernels(pos):
+        edge_index = _pairs_on_cpu(pos, r, batch)
+    elif backend == "torch":
         edge_index = _all_pairs(pos, r, batch)
     elif backend == "torch-cluster":
         edge_index = _torch_cluster(pos, r, batch)
@@ -140,6 +144,17 @@ def _check(pos: Tensor, r: float, batch: Tensor | None) -> None:
         )
     if batch.numel() > 0 and batch[0] < 0:
         raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
+
+
+def _pairs_on_cpu(pos: Tensor, r: float, batch: Tensor | None) -> Tensor:
+    from .ops import geometry_kernels
+
+    first = torch.zeros(pos.size(0), dtype=torch.long)
+    if batch is not None:
+        sizes = torch.bincount(batch)
+        first = (sizes.cumsum(0) - sizes)[batch]
+    edges = geometry_kernels.pairs_within(pos.contiguous().numpy(), first.numpy(), float(r))
+    return torch.from_numpy(edges)
 
 
 def _all_pairs(pos: Tensor, r: float, batch: Tensor | None) -> Tensor:

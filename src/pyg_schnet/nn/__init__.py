@@ -3,11 +3,12 @@
 from .aggr import ScatterSum
 from .conv import SchNetConv
 from .filters import GaussianFilter
+from .interaction import InteractionBlock
 from .offsets import Offsets
 from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
 from .readout import AtomwiseReadout, DipoleReadout
 from .response import forces_from_energy
-from .schnet import InteractionBlock, SchNet
+from .schnet import SchNet
 
 __all__ = [
     "AtomwiseReadout",

@@ -12,9 +12,11 @@ from torch_geometric.typing import Adj, OptTensor, PairOptTensor, Size
 from ..ops import EdgePlan, Knots, cfconv, has_kernels
 from .dense import Dense
 from .filters import GaussianFilter
-from .tables import covering, knots_of, offers_table, table_of
+from .tables import covering, frozen_table, knots_of, offers_table, table_of
 
 MODES = ("auto", "exact", "table")
+# Where a filter is not smooth, no number of knots is enough.
+_MAX_INTERVALS = 1 << 14
 # What PyG calls around messages; there are no messages in the kernels.
 _HOOKS = tuple(
     f"_{stage}_forward_{when}hooks"
@@ -237,17 +239,30 @@ class SchNetConv(MessagePassing):
         weight = self.lin1.weight
         return table_of(self.filter, knots, weight.dtype, weight.device)
 
-    def freeze(self, knots: Knots) -> None:
-        """Keeps the table of the present weights for predictions, until :meth:`thaw`.
+    def freeze(self, knots: Knots | None = None) -> "SchNetConv":
+        """Keeps the table of the present weights for inference, until :meth:`thaw`.
 
-        Loading, training or moving the layer thaws it too.
+        The knots are made twice as dense until halfway between them the error is below 1e-6 of the
+        largest filter value. Training mode, loading weights and moving the layer thaw it.
 
         Args:
-            knots: Knots of the table.
+            knots: Knots to begin with; those of training if ``None``.
+
+        Raises:
+            ValueError: If the filter offers no table.
         """
-        weight = self.lin1.weight
-        with torch.no_grad():
-            self._frozen = (knots, table_of(self.filter, knots, weight.dtype, weight.device))
+        if not offers_table(self.filter):
+            raise ValueError(
+                f"the filter {type(self.filter).__name__} offers no table: it must state its "
+                "'length_scale' and 'd_min'"
+            )
+        knots = knots_of(self.filter) if knots is None else knots
+        table, error = frozen_table(self.filter, knots)
+        while error > 1e-6 and knots.intervals < _MAX_INTERVALS:
+            knots = knots.halved()
+            table, error = frozen_table(self.filter, knots)
+        self._frozen = (knots, table.to(self.lin1.weight))
+        return self
 
     def thaw(self) -> None:
         """Forgets the table that :meth:`freeze` made."""

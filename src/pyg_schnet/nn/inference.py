@@ -1,17 +1,19 @@
 r"""Energies and forces without autograd: the forward pass and its derivative, written out.
 
-Reverse mode by hand through the very operators of the network. It saves the bookkeeping of autograd,
-which for a small molecule costs more than the arithmetic.
+Reverse mode by hand through the very operators of the network. It saves the bookkeeping of
+autograd, which for a small molecule costs more than the arithmetic.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops import edge_vectors, forces_from_distances, kernels_for, value_and_slope
 from . import checks
 from .conv import SchNetConv
+from .interaction import InteractionBlock
 from .readout import AtomwiseReadout
 
 if TYPE_CHECKING:
@@ -53,7 +55,8 @@ def predict(
     checks.check_distances(edge_index, lengths)
     x = model.embedding(z)  # [N, F]
     plan = model._plan(x, edge_index, lengths.to(x.dtype))
-    if plan.knots is None or plan.short is not None:
+    tabulated = all(block.conv.tabulates(x, plan) for block in model.interactions)
+    if not tabulated or plan.short is not None:
         return None
     vectors, lengths = plan.arrange(vectors), plan.arrange(lengths)
     distances = lengths.to(x.dtype)
@@ -93,7 +96,7 @@ def predict(
 
 
 def _is_plain(model: "SchNet") -> bool:
-    from .schnet import InteractionBlock, SchNet
+    from .schnet import SchNet
 
     return (
         type(model)._evaluate is SchNet._evaluate
@@ -104,11 +107,20 @@ def _is_plain(model: "SchNet") -> bool:
             type(block) is InteractionBlock and type(block.conv) is SchNetConv
             for block in model.interactions
         )
-        and not any(
-            module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-            for module in model.modules()
-        )
+        and not any(_hooked(module) for module in _parts(model))
     )
+
+
+def _parts(model: Any) -> Iterator[nn.Module]:
+    yield from (model, model.embedding, model.readout, model.readout.lin1, model.readout.act)
+    yield from (model.readout.lin2, model.readout.offsets)
+    for block in model.interactions:
+        conv = block.conv
+        yield from (block, block.act, block.lin, conv, conv.lin1, conv.filter, conv.lin2)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def _linear(layer: Any, x: Tensor) -> Tensor:

@@ -15,60 +15,14 @@ from ..ops import EdgePlan
 from ..storage import load_tensors, save_tensors
 from . import checks, inference
 from .conv import SchNetConv
-from .dense import Dense
 from .filters import GaussianFilter
-from .radial import ShiftedSoftplus
+from .interaction import InteractionBlock
 from .readout import AtomwiseReadout, DipoleReadout
 from .response import forces_from_energy
-from .tables import knots_of, midpoint_error, offers_table
 
 _KIND = "SchNet model"
 
 InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-class InteractionBlock(nn.Module):
-    r"""One interaction of SchNet: convolution, activation, dense layer; the residual is added
-    outside.
-
-    .. math::
-        \mathbf{v}_i = A_3 \, \mathrm{ssp}\left( \mathrm{SchNetConv}(\mathbf{x})_i \right)
-        + \mathbf{b}_3
-
-    Args:
-        hidden_channels: Size F of the atom features.
-        filter: Filter-generating network of this block.
-        num_filters: Its number of filters.
-        lin1_bias: See :class:`SchNetConv`.
-        mode: See :class:`SchNetConv`.
-
-    Shapes: features ``[N, F]``, edges ``[2, E]`` or a plan of them, distances ``[E]`` to
-    ``[N, F]``.
-    """
-
-    def __init__(
-        self,
-        hidden_channels: int,
-        filter: nn.Module,
-        num_filters: int,
-        lin1_bias: bool = False,
-        mode: str = "auto",
-    ):
-        super().__init__()
-        self.conv = SchNetConv(
-            hidden_channels, hidden_channels, num_filters, filter, mode=mode, lin1_bias=lin1_bias
-        )
-        self.act = ShiftedSoftplus()
-        self.lin = Dense(hidden_channels, hidden_channels)
-
-    def reset_parameters(self) -> None:
-        """Draws new weights."""
-        self.conv.reset_parameters()
-        self.lin.reset_parameters()
-
-    def forward(self, x: Tensor, edge_index: Tensor | EdgePlan, edge_weight: Tensor) -> Tensor:
-        """Computes the update of the features."""
-        return self.lin(self.act(self.conv(x, edge_index, edge_weight)))
 
 
 class SchNet(nn.Module):
@@ -237,31 +191,14 @@ class SchNet(nn.Module):
     def freeze(self) -> "SchNet":
         """Computes the tables of all filters once, so that predictions need no filter network.
 
-        The knots are made twice as dense until halfway between them the error is below 1e-6 of the
-        largest filter value. Training mode, loading weights and moving the model thaw it.
+        Training mode, loading weights and moving the model thaw it; see :meth:`SchNetConv.freeze`.
 
         Returns:
             The model, in evaluation mode.
-
-        Raises:
-            ValueError: If a filter offers no table.
         """
         self.eval()
         for conv in self._convs:
-            if not offers_table(conv.filter):
-                raise ValueError(f"the filter {type(conv.filter).__name__} offers no table")
-        weight = self.embedding.weight
-        knots = [knots_of(conv.filter) for conv in self._convs]
-        for _ in range(4):
-            errors = [
-                midpoint_error(conv.filter, k, weight.dtype, weight.device)
-                for conv, k in zip(self._convs, knots, strict=True)
-            ]
-            if max(errors, default=0.0) < 1e-6:
-                break
-            knots = [k.halved() for k in knots]
-        for conv, k in zip(self._convs, knots, strict=True):
-            conv.freeze(k)
+            conv.freeze()
         return self
 
     @property

@@ -8,10 +8,11 @@ stating two numbers:
 - ``d_min``: the smallest distance at which it is smooth; below, it is evaluated on edges.
 
 Two more are optional: ``d_max``, the end of its range (there is none if it is missing), and
-``vanishes``, whether it is zero from there on (it is not if it is missing). Its values must depend on
-nothing but the distance and the weights: no dropout, no normalisation over edges.
+``vanishes``, whether it is zero from there on (it is not if it is missing). Its values must depend
+on nothing but the distance and the weights: no dropout, no normalisation over edges.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,8 @@ from torch import Tensor
 
 from ..ops import Knots, spline_table
 
-# Knots per length scale. Filters are then exact to 3e-7 of their largest value and forces to 3e-5, of
-# which float32 weights alone make 1e-5: their rounding, over so short a distance, is a slope.
+# Knots per length scale. Filters are then exact to 3e-7 of their largest value and forces to 3e-5,
+# of which float32 weights alone make 1e-5: their rounding, over so short a distance, is a slope.
 FINENESS = 10.0
 # Filters without a range get tables up to so many angstrom, or to the longest edge.
 _UNBOUNDED = 1e6
@@ -76,17 +77,25 @@ def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
     return spline_table(values, slopes, knots.spacing)
 
 
-def midpoint_error(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device) -> float:
-    """Error of the interpolation halfway between knots, relative to the largest filter value."""
-    with torch.no_grad():
-        table = table_of(filter, knots, dtype, device)
-        middle = knots.positions(dtype, device)[:-1] + 0.5 * knots.spacing
-        exact = filter(middle)
-        # Cubic B-splines at u = 1/2.
-        taps = table.new_tensor([1.0, 23.0, 23.0, 1.0]) / 48.0
-        windows = table.unfold(0, 4, 1)  # [n, F, 4]
-        error = (windows @ taps - exact).abs().max()
-        return float(error / exact.abs().max().clamp(min=1e-30))
+@torch.no_grad()
+def frozen_table(filter: Any, knots: Knots) -> tuple[Tensor, float]:
+    """A table for inference, made in float64 so that rounding does not roughen its slopes.
+
+    Args:
+        filter: A filter that offers tables.
+        knots: Knots within its range.
+
+    Returns:
+        Table ``[K, F]`` in float64 on the CPU, and its error halfway between knots, relative to
+        the largest filter value.
+    """
+    filter = copy.deepcopy(filter).cpu().double()
+    device = torch.device("cpu")
+    table = table_of(filter, knots, torch.float64, device)
+    exact = filter(knots.positions(torch.float64, device)[:-1] + 0.5 * knots.spacing)
+    taps = table.new_tensor([1.0, 23.0, 23.0, 1.0]) / 48.0  # cubic B-splines at u = 1/2
+    error = (table.unfold(0, 4, 1) @ taps - exact).abs().max()
+    return table, float(error / exact.abs().max().clamp(min=1e-30))
 
 
 def _sample(

@@ -2,7 +2,44 @@
 
 import math
 
+import numpy as np
 from numba import njit
+
+
+@njit(cache=True, nogil=True)
+def pairs_within(pos, first, radius):
+    """Directed edges between atoms of a molecule, sorted by target and then by source.
+
+    ``first`` holds the first atom of the molecule of each atom.
+    """
+    num_atoms, dimension = pos.shape
+    squared_radius = radius * radius
+    start = np.zeros(num_atoms + 1, np.int64)
+    for i in range(num_atoms):
+        for j in range(first[i], i):
+            squared = 0.0
+            for k in range(dimension):
+                component = pos[j, k] - pos[i, k]
+                squared += component * component
+            if squared < squared_radius:
+                start[i + 1] += 1
+                start[j + 1] += 1
+    for i in range(num_atoms):
+        start[i + 1] += start[i]
+    edges = np.empty((2, start[num_atoms]), np.int64)
+    # An atom's lower neighbours come first, in order, then its higher ones as their turn comes.
+    for i in range(num_atoms):
+        for j in range(first[i], i):
+            squared = 0.0
+            for k in range(dimension):
+                component = pos[j, k] - pos[i, k]
+                squared += component * component
+            if squared < squared_radius:
+                edges[0, start[i]], edges[1, start[i]] = j, i
+                edges[0, start[j]], edges[1, start[j]] = i, j
+                start[i] += 1
+                start[j] += 1
+    return edges
 
 
 @njit(cache=True, nogil=True)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from pyg_schnet import SchNet
-from pyg_schnet.data import atom_references, composition, random_split
+from pyg_schnet.data import atom_references, composition, load_split, random_split
 from pyg_schnet.data.units import convert
 from pyg_schnet.datasets import QM9, QM9Sample
 from pyg_schnet.plot import learning_curve, parity
@@ -27,6 +27,8 @@ from pyg_schnet.storage import write_atomically
 from pyg_schnet.training import Evaluation, TrainConfig, evaluate, fit, label_reader
 
 INTENSIVE = ("homo", "lumo", "gap", "A", "B", "C")
+# What may change when a run is resumed.
+FREE = ("epochs", "device")
 ENERGIES = ("U0", "U", "H", "G", "U0_atom", "U_atom", "H_atom", "G_atom")
 
 
@@ -41,16 +43,17 @@ def main() -> None:
     target = dataset.target_names[dataset.target_index(args.target)]
     units = dataset.units[target]
     directory = args.directory or free_directory(Path("runs") / f"qm9_{target}")
-    train_size = args.train_size or (110_462 if args.root else 2_400)
-    val_size = 1_000 if args.root else 200
-    train, val, test = random_split(
-        dataset, [train_size, val_size, -1], seed=args.seed, file=directory / "split.json"
-    )
-
-    settings = {
-        name: value for name, value in vars(args).items() if name not in ("directory", "resume")
-    }
-    write_atomically(directory / "arguments.json", json.dumps(settings).encode())
+    if args.resume:
+        train, val, test = load_split(dataset, directory / "split.json")
+    else:
+        train_size = (
+            (110_462 if args.root else 2_400) if args.train_size is None else args.train_size
+        )
+        sizes = [train_size, 1_000 if args.root else 200, -1]
+        train, val, test = random_split(dataset, sizes, args.seed, directory / "split.json")
+        save_arguments(args, directory)
+    if len(train) == 0 or len(test) == 0:
+        raise SystemExit(f"--train-size leaves {len(train)} to train on and {len(test)} to test")
 
     # 2. The network. Extensive properties are sums over atoms, intensive ones means.
     head: dict[str, Any] = {
@@ -90,15 +93,15 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """The options of the command line."""
+    """The options of the command line; those of a run that is resumed are its own."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", help="folder of the whole QM9, downloaded there if missing")
     parser.add_argument("--target", default="U0", help="property to learn (default: U0)")
-    parser.add_argument("--train-size", type=int, help="molecules to train on")
+    parser.add_argument("--train-size", type=positive, help="molecules to train on")
     parser.add_argument("--paper", action="store_true", help="network and settings of the paper")
-    parser.add_argument("--epochs", type=int, help="passes over the training set")
+    parser.add_argument("--epochs", type=positive, help="passes over the training set")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--seed", type=int, default=0, help="of split, weights and order")
     parser.add_argument("--directory", type=Path, help="where to keep the run (default: runs/...)")
@@ -106,17 +109,39 @@ def parse_arguments() -> argparse.Namespace:
         "--resume", action="store_true", help="go on with the run in --directory, or the last one"
     )
     args = parser.parse_args()
-    if args.resume:
-        directory = args.directory or last_run()
-        if directory is None or not (directory / "arguments.json").exists():
-            parser.error(f"--resume: there is no run in '{directory or 'runs/'}' to resume")
-        # The run goes on as it was started, but for what is given anew.
-        parser.set_defaults(**json.loads((directory / "arguments.json").read_text()))
-        args = parser.parse_args()
-        args.directory = directory
-    elif args.directory and (args.directory / "last.safetensors").exists():
-        parser.error(f"'{args.directory}' holds a run: add --resume, or name another directory")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: this torch sees no CUDA device")
+    if not args.resume:
+        if args.directory and (args.directory / "last.safetensors").exists():
+            parser.error(f"'{args.directory}' holds a run: add --resume, or name another directory")
+        return args
+    directory = args.directory or last_run()
+    if directory is None or not (directory / "arguments.json").exists():
+        parser.error(f"--resume: there is no run in '{directory or 'runs/'}' to resume")
+    saved = json.loads((directory / "arguments.json").read_text())
+    parser.set_defaults(**saved)
+    args = parser.parse_args()
+    changed = [name for name in saved if name not in FREE and getattr(args, name) != saved[name]]
+    if changed:
+        parser.error(f"--resume goes on with the same run: leave out {', '.join(changed)}")
+    args.directory = directory
     return args
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1 (got {number})")
+    return number
+
+
+def save_arguments(args: argparse.Namespace, directory: Path) -> None:
+    """Keeps the options of a run for resuming it."""
+    kept = {
+        name: value for name, value in vars(args).items() if name not in ("directory", "resume")
+    }
+    write_atomically(directory / "arguments.json", json.dumps(kept).encode())
 
 
 def last_run() -> Path | None:
@@ -130,7 +155,7 @@ def training_config(
     args: argparse.Namespace, target: str, num_train: int, directory: Path
 ) -> TrainConfig:
     """The settings of the paper, or a schedule that ends where the epochs do."""
-    if args.resume:  # more epochs than planned go on at the lowest learning rate
+    if args.resume:
         saved = json.loads((directory / "config.json").read_text())["train"]
         return TrainConfig(**(saved | {"epochs": args.epochs or saved["epochs"]}))
     if args.paper:
@@ -138,7 +163,13 @@ def training_config(
     epochs = args.epochs or (60 if args.root is None else 100)
     steps = epochs * -(-num_train // 32)
     return TrainConfig(
-        label=target, epochs=epochs, seed=args.seed, lr=2e-3, lr_decay=0.01, lr_decay_steps=steps
+        label=target,
+        epochs=epochs,
+        seed=args.seed,
+        lr=2e-3,
+        lr_decay=0.01,
+        lr_decay_steps=steps,
+        lr_min=2e-5,  # where epochs beyond the planned ones go on
     )
 
 
@@ -181,8 +212,8 @@ def report(result: Evaluation, baselines: dict[str, Evaluation], target: str, un
             convert(evaluation.mae, units, u) if units == "eV" else evaluation.mae for u in shown
         )
         print(f"{name:24}" + "".join(f"{error:14.3f}" for error in errors))
-    linear = baselines["linear atom references"].mae
-    print(f"SchNet's error is {linear / result.mae:.1f} times smaller than the linear one's.\n")
+    ratio = result.mae / baselines["linear atom references"].mae
+    print(f"The error of SchNet is {ratio:.2f} times that of the linear fit.\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import warnings
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
 from .ops.dispatch import use_cpu_kernels
@@ -22,6 +22,7 @@ def radius_graph(
     pos: Tensor,
     r: float,
     batch: Tensor | None = None,
+    *,
     max_num_neighbors: int | None = None,
     backend: str = "torch",
 ) -> Tensor:
@@ -91,8 +92,9 @@ def edge_lengths(pos: Tensor, edge_index: Tensor) -> Tensor:
 class RadiusGraph(BaseTransform):
     r"""Stores the radius graph of a molecule in its ``Data`` object.
 
-    Sets ``edge_index`` ``[2, E]``, the distances ``edge_weight`` ``[E]`` and the radius itself as
-    ``cutoff`` ``[1]``, by which a model notices edges too short for it.
+    Sets ``edge_index`` ``[2, E]``, the distances ``edge_weight`` ``[E]`` and, unless neighbours may
+    have been dropped, the radius itself as ``cutoff`` ``[1]``, by which a model notices edges too
+    short for it.
 
     Args:
         r: Radius in the unit of ``pos``.
@@ -101,6 +103,8 @@ class RadiusGraph(BaseTransform):
     """
 
     def __init__(self, r: float, max_num_neighbors: int | None = None, backend: str = "torch"):
+        if not r > 0:
+            raise ValueError(f"'r' must be positive (got {r})")
         self.r = r
         self.max_num_neighbors = max_num_neighbors
         self.backend = backend
@@ -109,19 +113,41 @@ class RadiusGraph(BaseTransform):
         """Adds the edges to ``data``, which needs ``pos`` and may have ``batch``."""
         if data.pos is None:
             raise ValueError("RadiusGraph needs positions, but 'data.pos' is None")
-        data.edge_index = radius_graph(
-            data.pos, self.r, data.batch, self.max_num_neighbors, self.backend
+        if data.edge_attr is not None:
+            raise ValueError(
+                "RadiusGraph would replace 'edge_index' and leave 'edge_attr' behind: chemical "
+                "bonds belong in 'bond_index' and 'bond_attr'"
+            )
+        data.edge_index = edges = radius_graph(
+            data.pos,
+            self.r,
+            data.batch,
+            max_num_neighbors=self.max_num_neighbors,
+            backend=self.backend,
         )
-        data.edge_weight = edge_lengths(data.pos, data.edge_index)
-        num_graphs = getattr(data, "num_graphs", 1)
-        data.cutoff = data.pos.new_full((num_graphs,), self.r)
+        data.edge_weight = edge_lengths(data.pos, edges)
+        limit = self.max_num_neighbors
+        if limit is None or int(torch.bincount(edges[1], minlength=1).max()) < limit:
+            num_graphs = 1 if data.batch is None else num_molecules(data)
+            data.cutoff = torch.full((num_graphs,), float(self.r))
         return data
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}(r={self.r})"
 
 
+def num_molecules(data: Data) -> int:
+    """Number of molecules of a batch, also of one that was put together by hand."""
+    if isinstance(data, Batch):
+        return data.num_graphs
+    if data.batch is None:
+        return 1
+    return int(data.batch.max()) + 1 if data.batch.numel() > 0 else 0
+
+
 def _check(pos: Tensor, r: float, batch: Tensor | None) -> None:
+    if not pos.is_floating_point():
+        raise TypeError(f"'pos' must hold floating-point numbers (got {pos.dtype})")
     if pos.dim() != 2:
         raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
     if not r > 0:

@@ -7,6 +7,7 @@ from torch_geometric.datasets import FakeDataset
 from pyg_schnet.data import (
     atom_references,
     composition,
+    load_split,
     per_atom_statistics,
     random_split,
     target_statistics,
@@ -90,6 +91,17 @@ def test_split_is_a_partition_and_repeatable(tmp_path):
 
     saved = json.loads((tmp_path / "new" / "split.json").read_text())
     assert saved == {"seed": 5, "num_molecules": 20, "parts": indices}
+
+
+def test_split_is_loaded_again(tmp_path):
+    dataset = FakeDataset(num_graphs=20)
+    parts = random_split(dataset, [10, -1], seed=5, file=tmp_path / "split.json")
+    again = load_split(dataset, tmp_path / "split.json")
+    assert [list(p.indices()) for p in again] == [list(p.indices()) for p in parts]
+    with pytest.raises(ValueError, match="splits 20 molecules, the data set has 19"):
+        load_split(dataset[:19], tmp_path / "split.json")
+    with pytest.raises(TypeError, match="whole numbers of molecules"):
+        random_split(dataset, [0.5, 0.5])
 
 
 @pytest.mark.parametrize("sizes", [[25], [-1, -1], [-2, 5]])

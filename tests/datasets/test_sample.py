@@ -228,3 +228,10 @@ def test_import_is_light() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_positions_have_seven_digits():
+    """Methane as published: its carbon at (-0.0126981359, 1.0858041578, 0.0080009958)."""
+    carbon = QM9Sample()[0].pos[0]
+    published = [-0.0126981359, 1.0858041578, 0.0080009958]
+    assert carbon.tolist() == pytest.approx(published, rel=1e-7)

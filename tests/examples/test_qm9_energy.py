@@ -55,6 +55,11 @@ def test_end_to_end_and_resume(tmp_path):
 
     result = run("--epochs", "2", "--resume", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    split = (directory / "split.json").read_bytes()
+    for changed in (("--seed", "5"), ("--target", "U"), ("--train-size", "300")):
+        result = run("--resume", *changed, cwd=tmp_path)
+        assert "--resume goes on with the same run: leave out" in result.stderr
+    assert (directory / "split.json").read_bytes() == split
     assert "holds a run: add --resume" in run("--directory", str(directory), cwd=tmp_path).stderr
     with open(directory / "history.csv") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
@@ -67,4 +72,8 @@ def test_wrong_arguments(tmp_path):
     assert "there is no run in 'runs/' to resume" in result.stderr
     result = run("--train-size", "5000", cwd=tmp_path)
     assert "cannot take 5200 of 2938 molecules" in result.stderr
+    result = run("--train-size", "2738", cwd=tmp_path)
+    assert "leaves 2738 to train on and 0 to test" in result.stderr
+    result = run("--epochs", "0", cwd=tmp_path)
+    assert "must be at least 1 (got 0)" in result.stderr
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -72,13 +72,17 @@ def test_flow_target_to_source(graph):
     assert torch.allclose(pair((sources, x), edge_index, edge_weight), expected, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # by PyG's conversion
+@pytest.mark.filterwarnings("ignore:Sparse")  # torch on its sparse matrices
 def test_sparse_adjacency_matrix(graph):
     x, edge_index, edge_weight = graph
     conv = SchNetConv(8, 16, cutoff=5.0)
     order = (edge_index[1] * 5 + edge_index[0]).argsort()
     adj = to_torch_coo_tensor(edge_index[:, order], edge_weight[order], size=(5, 5)).t().coalesce()
-    assert torch.allclose(conv(x, adj, edge_weight[order]), conv(*graph), atol=1e-6)
+    assert torch.allclose(conv(x, adj, edge_weight[order]), conv(*graph), atol=1e-5)
+    assert torch.allclose(conv(x, adj), conv(*graph), atol=1e-5)  # distances are its values
+    pair = SchNetConv((8, 4), 16, cutoff=5.0)
+    for sparse in (adj, adj.to_sparse_csr()):
+        assert pair((x, None), sparse).shape == (5, 16)
 
 
 def test_lazy_input_size(graph):
@@ -97,6 +101,18 @@ def test_aggregations(graph):
     degree = torch.tensor([2, 2, 2, 1, 1]).view(-1, 1)  # 1 where there is nothing to divide
     expected = (conv(*graph) - conv.lin2.bias) / degree + conv.lin2.bias
     assert torch.allclose(mean(*graph), expected, atol=1e-6)
+
+
+def test_several_aggregations(graph):
+    assert SchNetConv(8, 16, cutoff=5.0, aggr=["sum", "max"])(*graph).shape == (5, 16)
+
+
+def test_distances_of_another_dtype(graph):
+    x, edge_index, edge_weight = graph
+    for mode in ("exact", "table"):
+        conv = SchNetConv(8, 16, cutoff=5.0, mode=mode)
+        out = conv(x, edge_index, edge_weight.double())
+        assert torch.equal(out, conv(*graph))
 
 
 def test_own_filters(graph):
@@ -175,5 +191,12 @@ def test_bad_input(graph):
         conv(x, edge_index, edge_weight[:-1])
     with pytest.raises(ValueError, match=r"one row of 16 values per edge"):
         SchNetConv(8, 16, filter=GaussianFilter(15))(x, edge_index, edge_weight)
+    with pytest.raises(ValueError, match="the filter takes distances only"):
+        conv(x, edge_index, edge_weight, torch.randn(6, 3))
+    with pytest.raises(ValueError, match="'num_filters' must be a positive whole number"):
+        SchNetConv(8, 16, 5.0)
+    for mode in ("exact", "table"):
+        with pytest.raises(ValueError, match="not a number"):
+            SchNetConv(8, 16, mode=mode)(x, edge_index, edge_weight * float("nan"))
     with pytest.raises(ValueError, match="decomposed_layers=1"):
         SchNetConv(8, 16, decomposed_layers=2)

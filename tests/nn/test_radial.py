@@ -83,7 +83,7 @@ def test_cosine_envelope_is_the_formula():
         (lambda: GaussianSmearing(gamma=-1.0), "'gamma' must be positive"),
         (lambda: CosineEnvelope(0.0), "'cutoff' must be positive"),
         (lambda: PolynomialEnvelope(math.inf), "'cutoff' must be positive and finite"),
-        (lambda: PolynomialEnvelope(5.0, p=1), "'p' must be at least 2"),
+        (lambda: PolynomialEnvelope(5.0, p=2), "'p' must be at least 3"),
     ],
 )
 def test_bad_settings(make, message):
@@ -91,8 +91,15 @@ def test_bad_settings(make, message):
         make()
 
 
-def test_weights_for_other_centres_are_refused():
-    with pytest.raises(
-        RuntimeError, match=r"Gaussians from 0 to 5 A, this model has them from 0 to 6"
-    ):
-        GaussianSmearing(0.0, 6.0).load_state_dict(GaussianSmearing(0.0, 5.0).state_dict())
+def test_infinite_distances_are_beyond_every_cutoff():
+    d = torch.tensor([1e6, 1e30, math.inf], requires_grad=True)
+    for envelope in ENVELOPES:
+        value = envelope(d)
+        assert not value.any()
+        assert not torch.autograd.grad(value.sum(), d)[0].any()
+
+
+def test_shifted_softplus_keeps_its_digits_in_float64():
+    x = torch.tensor([21.0, 25.0, 35.0], dtype=torch.float64)
+    exact = torch.logaddexp(x, torch.zeros(3, dtype=torch.float64)) - math.log(2)
+    assert torch.allclose(ShiftedSoftplus()(x), exact, rtol=1e-15)

@@ -57,6 +57,7 @@ def test_shapes_and_dtypes(model, batch):
 def test_readout_mean_of_offsets():
     model = small_model(readout="mean", mean=2.0, std=1.0, atomref=None)
     torch.nn.init.zeros_(model.readout.lin2.weight)
+    torch.nn.init.zeros_(model.readout.lin2.bias)
     data = Batch.from_data_list([random_molecule(3), random_molecule(7)])
     assert torch.allclose(model.predict(data)["energy"], torch.full((2,), 2.0).double())
 
@@ -96,6 +97,93 @@ def test_interaction_graph():
     model(data.z, data.pos)
     with pytest.raises(ValueError, match="distances without gradients"):
         model.predict(data)
+
+
+def test_interaction_graph_wins_over_stored_edges_and_is_needed_to_load(tmp_path):
+    def graph(pos, batch):
+        edge_index = radius_graph(pos, 2.0, batch)
+        return edge_index, edge_lengths(pos, edge_index)
+
+    data = random_molecule(8)
+    model = small_model(interaction_graph=graph)
+    expected = model.predict(data)["energy"]
+    assert torch.equal(model.predict(RadiusGraph(4.0)(data.clone()))["energy"], expected)
+    model.save(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="had an interaction_graph of its own"):
+        SchNet.load(tmp_path / "model.safetensors")
+    loaded = SchNet.load(tmp_path / "model.safetensors", interaction_graph=graph)
+    assert torch.equal(loaded.predict(data)["energy"], expected)
+
+
+def test_edges_of_moved_atoms_and_bonds_are_refused():
+    data = RadiusGraph(4.0)(random_molecule(8))
+    small_model().predict(data)
+    moved = data.clone()
+    moved.pos[0] += 0.1
+    with pytest.raises(ValueError, match="have the atoms moved since"):
+        small_model().predict(moved)
+    bonds = data.clone()
+    bonds.edge_weight = torch.ones_like(bonds.edge_weight)
+    with pytest.raises(ValueError, match="are these bonds"):
+        small_model().predict(bonds)
+
+
+@pytest.mark.parametrize(
+    ("edge_index", "error", "message"),
+    [
+        (torch.tensor([[0], [3]]), ValueError, r"atoms from 0 to 2 \(got 0 to 3\)"),
+        (torch.tensor([[0], [-1]]), ValueError, "atoms from 0 to 2"),
+        (torch.tensor([[0], [2]]), ValueError, "atoms 0 and 2, which belong to different"),
+        (torch.tensor([0, 1]), ValueError, r"shape \[2, E\]"),
+        (torch.tensor([[0.0], [1.0]]), TypeError, "must be int64"),
+        (torch.tensor([[1], [1]]), ValueError, "atoms 1 and 1 are at the same place"),
+    ],
+)
+def test_bad_edges(edge_index, error, message):
+    with pytest.raises(error, match=message):
+        small_model()(
+            torch.tensor([1, 6, 8]), torch.eye(3).double(), torch.tensor([0, 0, 1]), edge_index
+        )
+
+
+def test_small_integers_as_atomic_numbers():
+    data = random_molecule(5)
+    model = small_model()
+    expected = model(data.z, data.pos)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        assert torch.equal(model(data.z.to(dtype), data.pos), expected)
+        assert torch.equal(
+            model.predict(Data(z=data.z.to(dtype), pos=data.pos))["energy"], expected[0]
+        )
+
+
+def test_molecules_batched_by_hand():
+    one, two = random_molecule(5), random_molecule(3)
+    data = Data(
+        z=torch.cat([one.z, two.z]),
+        pos=torch.cat([one.pos, two.pos]),
+        batch=torch.tensor([0] * 5 + [1] * 3),
+    )
+    expected = small_model().predict(Batch.from_data_list([one, two]))["energy"]
+    assert torch.equal(small_model().predict(data)["energy"], expected)
+    assert torch.equal(small_model().predict(RadiusGraph(4.0)(data))["energy"], expected)
+
+
+def test_target_and_units(tmp_path):
+    model = small_model(dipole=True)
+    assert set(model.predict(random_molecule(3))) == {"dipole"}
+    with pytest.raises(ValueError, match="does not predict energies"):
+        small_model(dipole=True, target="energy")
+    model = small_model()
+    model.units = "kcal/mol"
+    model.save(tmp_path / "model.safetensors")
+    assert SchNet.load(tmp_path / "model.safetensors").units == "kcal/mol"
+
+
+def test_on_the_meta_device():
+    with torch.device("meta"):
+        model = SchNet(8, 8, 1)
+    assert model.embedding.weight.is_meta
 
 
 def test_predict_leaves_the_data_alone(energy_model, batch):
@@ -188,9 +276,22 @@ def test_state_dict_round_trips(tmp_path, model, batch):
         assert torch.equal(other.predict(batch)[model.target], expected)
 
 
-def test_state_of_another_cutoff_is_refused():
-    with pytest.raises(RuntimeError, match="build it with the same cutoff"):
-        small_model(cutoff=5.0).load_state_dict(small_model().state_dict())
+OTHERS = [
+    dict(cutoff=5.0),
+    dict(cutoff=5.0, gaussian_range=(0.0, 4.0)),
+    dict(gamma=3.0),
+    dict(envelope="polynomial"),
+    dict(envelope="none"),
+    dict(num_activations=2),
+    dict(readout="mean"),
+]
+
+
+@pytest.mark.parametrize("settings", OTHERS, ids=str)
+def test_state_of_another_architecture_is_refused(settings):
+    """All of these have weights of the same shapes."""
+    with pytest.raises(ValueError, match=r"weights of another architecture: in .* was .* and is"):
+        small_model(**settings).load_state_dict(small_model().state_dict())
 
 
 def test_copies(model, batch):
@@ -231,6 +332,9 @@ BAD = [
     (dict(z=torch.tensor([1, 17, 6])), ValueError, r"not trained on atomic number 17 \(atom 1\)"),
     (dict(batch=torch.tensor([0, 1, 0])), ValueError, "'batch' must be sorted"),
     (dict(batch=torch.tensor([0, 1])), ValueError, "one entry per atom"),
+    (dict(batch=torch.tensor([0.0, 0, 1])), TypeError, "'batch' must hold integers"),
+    (dict(batch=torch.tensor([-1, 0, 0])), ValueError, "from 0 to batch_size - 1"),
+    (dict(batch=torch.tensor([0, 0, 2]), batch_size=2), ValueError, "got 0 to 2, batch_size 2"),
 ]
 
 
@@ -252,8 +356,12 @@ def test_beyond_the_range_without_envelope():
 
 def test_bad_data():
     model = small_model()
-    with pytest.raises(ValueError, match=r"must have 'pos' \(got the fields \['z'\]\)"):
+    with pytest.raises(
+        ValueError, match=r"must have 'pos', a tensor \(got NoneType; the fields are"
+    ):
         model.predict(Data(z=torch.tensor([1])))
+    with pytest.raises(TypeError, match=r"expected a Data or Batch \(got list\)"):
+        model.predict([random_molecule(3)])
     data = random_molecule(3)
     data.pbc = torch.tensor([[True, False, False]])
     with pytest.raises(ValueError, match="periodic"):
@@ -267,3 +375,11 @@ def test_bad_settings():
         SchNet(readout="max")
     with pytest.raises(ValueError, match="'envelope' must be"):
         SchNet(envelope="box")
+    for settings in (dict(hidden_channels=1), dict(num_interactions=-1)):
+        with pytest.raises(ValueError, match="expected 'hidden_channels' of at least 2"):
+            SchNet(**settings)
+    for settings in (dict(cutoff=math.nan), dict(cutoff=-1.0), dict(cutoff=math.inf)):
+        with pytest.raises(ValueError, match=r"'cutoff' must be positive and finite|must ascend"):
+            SchNet(envelope="none", gaussian_range=(0.0, 5.0), **settings)
+    with pytest.raises(ValueError, match="'gamma' must be positive and finite"):
+        SchNet(gamma=math.inf)

@@ -6,7 +6,7 @@ from molecules import random_molecule, small_model
 
 from pyg_schnet import SchNet
 from pyg_schnet.datasets import QM9Sample
-from pyg_schnet.training import Evaluation, evaluate, fit_offsets, label_reader
+from pyg_schnet.training import Evaluation, Labelled, evaluate, fit_offsets, label_reader
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_fields():
 def test_bad_labels(sample):
     with pytest.raises(ValueError, match="unknown target 'U00'"):
         label_reader(sample, "U00")
-    with pytest.raises(ValueError, match="the data have no 'energy'"):
+    with pytest.raises(ValueError, match="the data have no number or tensor 'energy'"):
         label_reader([random_molecule(3)], "energy")
     with pytest.raises(ValueError, match="holds 9 values per molecule"):
         label_reader([random_molecule(3)], "pos")
@@ -45,7 +45,7 @@ def test_bad_labels(sample):
 
 def test_offsets_of_sums_explain_the_energies(sample):
     model = SchNet(8, 8, 1)
-    fit_offsets(model, sample, "U0")
+    fit_offsets(model, Labelled.read(sample, "U0"))
     offsets = model.readout.offsets
     labels = torch.stack([data.y[0, 7] for data in sample])
     linear = torch.stack([offsets.atomref[data.z].sum() for data in sample])
@@ -58,7 +58,7 @@ def test_offsets_of_sums_explain_the_energies(sample):
 
 def test_offsets_of_means_are_those_of_the_label(sample):
     model = SchNet(8, 8, 1, readout="mean", target="homo")
-    fit_offsets(model, sample, "homo")
+    fit_offsets(model, Labelled.read(sample, "homo"))
     homo = torch.stack([data.y[0, 2] for data in sample])
     assert model.readout.offsets.mean.item() == pytest.approx(homo.mean().item())
     assert model.readout.offsets.std.item() == pytest.approx(homo.std(correction=0).item())
@@ -70,8 +70,35 @@ def test_equal_labels_do_not_divide_by_zero():
     for data in molecules:
         data.energy = torch.tensor([-7.0], dtype=torch.float64)
     model = SchNet(8, 8, 1)
-    fit_offsets(model, molecules, "energy")
+    fit_offsets(model, Labelled.read(molecules, "energy"))
     assert model.readout.offsets.std == 1.0
+
+
+def test_perfect_references_leave_nothing_to_scale_by():
+    """H2, H2O and CH4: three molecules, three species."""
+    molecules = [random_molecule(n) for n in (2, 3, 5)]
+    species = ([1, 1], [8, 1, 1], [6, 1, 1, 1, 1])
+    for data, z, energy in zip(molecules, species, (-31.7, -2076.6, -1101.5), strict=True):
+        data.z, data.energy = torch.tensor(z), energy
+    model = SchNet(8, 8, 1)
+    fit_offsets(model, Labelled.read(molecules, "energy"))
+    assert model.readout.offsets.std == 1.0
+
+
+def test_subsets_know_the_names_of_their_targets(sample):
+    subset = torch.utils.data.Subset(sample, [3, 5])
+    assert label_reader(subset, "U0")(subset[0]) == sample[3].y[0, 7]
+
+
+def test_evaluation_needs_the_units_of_the_model(sample):
+    with pytest.raises(ValueError, match="are in eV, the model is in kcal/mol"):
+        evaluate(small_model(units="kcal/mol"), sample, "U0")
+    with pytest.raises(ValueError, match="'alpha' are in Bohr"):
+        evaluate(small_model(units="eV"), sample, "alpha")
+
+
+def test_evaluation_keeps_no_graph(sample):
+    assert not evaluate(small_model(), sample, "U0").predicted.requires_grad
 
 
 def test_evaluate_against_a_loop(sample):

@@ -71,10 +71,10 @@ def test_the_moving_average_by_hand(parts):
 
     from torch_geometric.data import Batch
 
-    from pyg_schnet.training import fit_offsets
+    from pyg_schnet.training import Labelled, fit_offsets
 
     other = new_model()
-    fit_offsets(other, train, "U0")
+    fit_offsets(other, Labelled.read(train, "U0"))
     optimizer = torch.optim.Adam(other.parameters(), lr=1e-3)
     generator = torch.Generator().manual_seed(3 * 1_000_003)
     order = torch.randperm(60, generator=generator)
@@ -170,7 +170,7 @@ def test_interrupted_in_mid_epoch_and_resumed(tmp_path, number):
         os.kill(process.pid, number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "KeyboardInterrupt: training stopped by a signal" in errors
+    assert "KeyboardInterrupt: training was stopped by a signal; go on with fit" in errors
     assert len(rows("part")) < int(epochs)
     subprocess.run(command("part", epochs, "resume"), check=True, env=environment, timeout=120)
     subprocess.run(command("whole", epochs), check=True, env=environment, timeout=120)
@@ -209,8 +209,16 @@ def test_resuming_another_run(parts, tmp_path):
     faster = TrainConfig(**(CONFIG.to_dict() | {"lr": 1.0}))
     with pytest.raises(ValueError, match=r"another training: lr was 0.005 and is 1.0"):
         fit(new_model(), train, val, faster, tmp_path, resume=True)
-    with pytest.raises(ValueError, match="another data: molecules was 60 and is 10"):
-        fit(new_model(), test, val, CONFIG, tmp_path, resume=True)
+    others = [data.clone() for data in train]
+    others[3].y[0, 7] += 1e-9
+    for molecules in (test, others):
+        config = (
+            CONFIG if molecules is test else TrainConfig(**(CONFIG.to_dict() | {"label": "U0"}))
+        )
+        with pytest.raises(ValueError, match=r"of other training data|have no number"):
+            fit(new_model(), molecules, val, config, tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"another dtype: dtype was 'torch.float32' and is"):
+        fit(new_model().double(), train, val, CONFIG, tmp_path, resume=True)
 
 
 def test_resuming_a_damaged_checkpoint(parts, tmp_path):
@@ -234,10 +242,10 @@ def test_missing_labels_are_masked(parts):
         data.y[0, 7] = math.nan
     settings = dict(label=7, epochs=1, batch_size=16, ema_decay=0.0)
     with_holes, without = new_model(), new_model()
-    from pyg_schnet.training import fit_offsets
+    from pyg_schnet.training import Labelled, fit_offsets
 
     for model in (with_holes, without):
-        fit_offsets(model, known, 7)
+        fit_offsets(model, Labelled.read(known, 7))
     fit(with_holes, known + holes, val, TrainConfig(**settings))
     fit(without, known, val, TrainConfig(**settings))
     for one, two in zip(with_holes.parameters(), without.parameters(), strict=True):
@@ -245,12 +253,90 @@ def test_missing_labels_are_masked(parts):
 
 
 def test_exploding_loss_stops_the_run(parts, tmp_path):
-    train = [data.clone() for data in parts[0]]
-    train[7].y[0, 7] = math.inf
     model = new_model()
-    model.readout.offsets.set(mean=-100.0)
-    with pytest.raises(FloatingPointError, match=r"the loss is inf at step \d of epoch 1"):
-        fit(model, train, parts[1], TrainConfig(label=7, epochs=2, batch_size=16), tmp_path)
+    with torch.no_grad():
+        model.readout.lin2.bias.fill_(1e30)
+    with pytest.raises(FloatingPointError, match=r"the loss is (inf|nan) at step \d of epoch 1"):
+        fit(model, *parts[:2], TrainConfig(label="U0", epochs=2, lr=1e30), tmp_path)
+
+
+def test_useless_labels_are_noticed_before_training(parts):
+    train, val, _ = parts
+    broken = [data.clone() for data in val]
+    broken[7].y[0, 7] = math.inf
+    config = TrainConfig(label=7, epochs=1)
+    with pytest.raises(ValueError, match="molecule 7 of the training set has the label inf"):
+        fit(new_model(), broken, val, config)
+    for data in broken:
+        data.y[:] = math.nan
+    with pytest.raises(ValueError, match="the validation set has no label '7'"):
+        fit(new_model(), train, broken, config)
+    with pytest.raises(ValueError, match="the training set is empty"):
+        fit(new_model(), [], val, config)
+    with pytest.raises(ValueError, match="the validation set is empty"):
+        fit(new_model(), train, train[:0], config)
+    with pytest.raises(TypeError, match=r"'config' must be a TrainConfig \(got dict\)"):
+        fit(new_model(), train, val, {"epochs": 3})
+    model = new_model()
+    model.units = "kcal/mol"
+    with pytest.raises(ValueError, match="labels 'U0' are in eV, the model is in kcal/mol"):
+        fit(model, train, val, TrainConfig(label="U0", epochs=1))
+
+
+def test_units_are_taken_from_the_data(parts):
+    model = SchNet(16, 16, 1, cutoff=4.0)
+    fit(model, *parts[:2], TrainConfig(label="U0", epochs=1))
+    assert model.units == "eV"
+
+
+def test_every_epoch_has_its_own_order_and_loss(parts, monkeypatch):
+    from pyg_schnet.training import loop
+
+    seen = []
+    loss = loop._loss
+
+    def spy(model, batch, read):
+        value, count = loss(model, batch, read)
+        seen.append((batch.idx.tolist(), value.item(), count))
+        return value, count
+
+    monkeypatch.setattr(loop, "_loss", spy)
+    history = fit(new_model(), *parts[:2], TrainConfig(label="U0", epochs=2, batch_size=25))
+    first, second = seen[:3], seen[3:]
+    orders = [[i for indices, _, _ in epoch for i in indices] for epoch in (first, second)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(data.idx.item() for data in parts[0])
+    assert [count for _, _, count in first] == [25, 25, 10]
+    for row, epoch in zip(history, (first, second), strict=True):
+        expected = sum(value * count for _, value, count in epoch) / 60
+        assert row["train_loss"] == pytest.approx(expected)
+
+
+def test_random_numbers_resume_too(parts, tmp_path):
+    """Dropout of a user's own, say, goes on with the numbers that would have come next."""
+
+    def noisy(seed):
+        model = new_model(seed)
+        model.embedding.register_forward_hook(
+            lambda module, args, out: torch.nn.functional.dropout(out, 0.1, module.training)
+        )
+        return model
+
+    expected = fit(noisy(0), *parts[:2], CONFIG, tmp_path / "whole")
+    short = TrainConfig(**(CONFIG.to_dict() | {"epochs": 2}))
+    fit(noisy(0), *parts[:2], short, tmp_path / "part")
+    history = fit(noisy(5), *parts[:2], CONFIG, tmp_path / "part", resume=True)
+    assert without_time(history) == without_time(expected)
+
+
+def test_fine_tuning_keeps_the_species_it_knew(parts):
+    model = new_model()
+    fit(model, *parts[:2], TrainConfig(label="U0", epochs=1))
+    before = model.species.clone()
+    few = [data for data in parts[0] if set(data.z.tolist()) <= {1, 6}]
+    assert few
+    fit(model, few, few, TrainConfig(label=7, epochs=1))
+    assert torch.equal(model.species, before)
 
 
 def test_offsets_given_by_the_user_are_kept(parts):
@@ -277,6 +363,7 @@ def test_species_of_the_training_set_are_remembered(parts, tmp_path):
     ("settings", "message"),
     [
         (dict(epochs=0), "'epochs' must be at least 1"),
+        (dict(lr_min=-1.0), "'lr_min' must not be negative"),
         (dict(batch_size=0), "'batch_size' must be at least 1"),
         (dict(lr=0.0), "'lr' must be positive"),
         (dict(lr_decay=1.5), "'lr_decay' must be in"),
@@ -289,7 +376,14 @@ def test_bad_settings(settings, message):
         TrainConfig(**settings)
 
 
+@pytest.mark.parametrize("settings", [dict(epochs=1.5), dict(lr="1e-3"), dict(label=None)])
+def test_settings_of_the_wrong_type(settings):
+    with pytest.raises(TypeError, match="must be a"):
+        TrainConfig(**settings)
+
+
 def test_learning_rate_of_the_paper():
+    assert TrainConfig(lr_min=9e-4).learning_rate(1_000_000) == 9e-4
     config = TrainConfig()
     assert config.learning_rate(0) == 1e-3
     assert config.learning_rate(100_000) == pytest.approx(0.96e-3)

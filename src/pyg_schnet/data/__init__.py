@@ -1,6 +1,6 @@
 """Labels: units, atom references, statistics, splits."""
 
-from .splits import random_split
+from .splits import load_split, random_split
 from .statistics import (
     TargetStatistics,
     atom_references,
@@ -13,6 +13,7 @@ __all__ = [
     "TargetStatistics",
     "atom_references",
     "composition",
+    "load_split",
     "per_atom_statistics",
     "random_split",
     "target_statistics",

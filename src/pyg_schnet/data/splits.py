@@ -28,6 +28,7 @@ def random_split(
         One view per size, without a common molecule.
 
     Raises:
+        TypeError: If sizes are not whole numbers.
         ValueError: If there are not enough molecules.
 
     >>> from torch_geometric.datasets import FakeDataset
@@ -35,6 +36,8 @@ def random_split(
     [7, 3]
     """
     sizes = list(sizes)
+    if not all(isinstance(size, int) for size in sizes):
+        raise TypeError(f"sizes are whole numbers of molecules (got {sizes})")
     fixed = sum(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or any(size < -1 for size in sizes):
         raise ValueError(f"sizes must not be negative, but for one -1 (got {sizes})")
@@ -51,3 +54,22 @@ def random_split(
         }
         write_atomically(file, json.dumps(content).encode())
     return [dataset.index_select(part) for part in parts]
+
+
+def load_split(dataset: Dataset, file: str | Path) -> list[Dataset]:
+    """The parts of a data set that :func:`random_split` made and saved.
+
+    Args:
+        dataset: The same data set.
+        file: Its JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it was made for another number of molecules.
+    """
+    saved = json.loads(Path(file).read_text())
+    if saved["num_molecules"] != len(dataset):
+        raise ValueError(
+            f"'{file}' splits {saved['num_molecules']} molecules, the data set has {len(dataset)}"
+        )
+    return [dataset.index_select(part) for part in saved["parts"]]

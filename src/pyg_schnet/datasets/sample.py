@@ -37,7 +37,7 @@ class QM9Sample(QM9Properties):
     -1101.488 eV
     """
 
-    def __init__(self, transform: Callable | None = None, *, cutoff: float | None = None):
+    def __init__(self, *, transform: Callable | None = None, cutoff: float | None = None):
         check_cutoff(cutoff)
         super().__init__(None, transform)
         self._data, self.slices = self._collate_raw(read_sample())

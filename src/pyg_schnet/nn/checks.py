@@ -7,18 +7,23 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from ..data.species import NUM_SPECIES
+from ..graph import num_molecules
+from ..ops import edge_vectors
 
 if TYPE_CHECKING:
     from .schnet import SchNet
 
 
-def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None) -> None:
+def check_atoms(
+    z: Tensor, pos: Tensor, batch: Tensor | None, batch_size: int | None = None
+) -> None:
     """Checks atomic numbers, positions and their assignment to molecules.
 
     Args:
         z: Atomic numbers ``[N]``.
         pos: Positions ``[N, D]``.
         batch: Molecule of each atom ``[N]`` or ``None``.
+        batch_size: Number of molecules, if it is known.
 
     Raises:
         TypeError: If a tensor has the wrong kind of numbers.
@@ -38,6 +43,8 @@ def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None) -> None:
         raise ValueError(
             f"'batch' must have one entry per atom, [{z.size(0)}] (got {list(batch.shape)})"
         )
+    if batch is not None and (batch.is_floating_point() or batch.dtype == torch.bool):
+        raise TypeError(f"'batch' must hold integers (got {batch.dtype})")
     if z.numel() == 0:
         return
     if not (finite := pos.detach().isfinite().all(dim=-1)).all():
@@ -48,11 +55,46 @@ def check_atoms(z: Tensor, pos: Tensor, batch: Tensor | None) -> None:
     if int(z.min()) < 0 or int(z.max()) >= NUM_SPECIES:
         atom = int(((z < 0) | (z >= NUM_SPECIES)).nonzero()[0])
         raise ValueError(f"atomic numbers must be 1 to 100 (got {int(z[atom])} for atom {atom})")
-    if batch is not None and bool((batch.diff() < 0).any()):
+    if batch is None:
+        return
+    if bool((batch.diff() < 0).any()):
         raise ValueError(
             "'batch' must be sorted, so that molecules are contiguous: reorder the atoms by "
             "'order = batch.argsort(stable=True)' first"
         )
+    if int(batch[0]) < 0 or (batch_size is not None and int(batch[-1]) >= batch_size):
+        raise ValueError(
+            f"'batch' must number the molecules from 0 to batch_size - 1 (got {int(batch[0])} to "
+            f"{int(batch[-1])}, batch_size {batch_size})"
+        )
+
+
+def check_edges(edge_index: Tensor, batch: Tensor) -> None:
+    """Checks edges that were given and not searched.
+
+    Args:
+        edge_index: Edges ``[2, E]``.
+        batch: Molecule of each atom ``[N]``.
+
+    Raises:
+        TypeError: If they are no integers.
+        ValueError: If an index is out of range or an edge joins two molecules.
+    """
+    if edge_index.dtype != torch.long:
+        raise TypeError(f"'edge_index' must be int64 (got {edge_index.dtype})")
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(f"'edge_index' must have shape [2, E] (got {list(edge_index.shape)})")
+    if edge_index.numel() == 0:
+        return
+    low, high = (int(bound) for bound in edge_index.aminmax())
+    if low < 0 or high >= batch.numel():
+        raise ValueError(
+            f"'edge_index' must hold atoms from 0 to {batch.numel() - 1} (got {low} to {high})"
+        )
+    apart = batch.index_select(0, edge_index[0]) != batch.index_select(0, edge_index[1])
+    if apart.any():
+        j, i = edge_index[:, int(apart.nonzero()[0])].tolist()
+        raise ValueError(f"an edge joins atoms {j} and {i}, which belong to different molecules")
 
 
 def check_species(z: Tensor, species: Tensor) -> None:
@@ -65,7 +107,7 @@ def check_species(z: Tensor, species: Tensor) -> None:
     Raises:
         ValueError: Naming the first such atom.
     """
-    if not (known := species[z]).all():
+    if not (known := species[z.long()]).all():
         atom = int((~known).nonzero()[0])
         raise ValueError(
             f"the model was not trained on atomic number {int(z[atom])} (atom {atom}), only on "
@@ -110,17 +152,27 @@ def unpack(model: "SchNet", data: Data) -> dict[str, Any]:
         ValueError: If ``data`` has no ``z`` or ``pos``, is periodic, or holds edges that do not
             reach to the cutoff of the model.
     """
+    if not isinstance(data, Data):
+        raise TypeError(
+            f"expected a Data or Batch (got {type(data).__name__}): for lists use "
+            "Batch.from_data_list, for tensors call the model itself"
+        )
     for name in ("z", "pos"):
         if not isinstance(data.get(name), Tensor):
-            raise ValueError(f"the data must have '{name}' (got the fields {sorted(data.keys())})")
+            raise ValueError(
+                f"the data must have '{name}', a tensor (got {type(data.get(name)).__name__}; the "
+                f"fields are {sorted(data.keys())})"
+            )
     if (pbc := data.get("pbc")) is not None and bool(torch.as_tensor(pbc).any()):
         raise ValueError(
             "the data are periodic ('pbc' is set), which this version does not support; "
             "pass a cluster, or build periodic edges in an 'interaction_graph'"
         )
-    edge_index = data.get("edge_index") if data.get("edge_weight") is not None else None
+    edge_index = None
+    if data.get("edge_weight") is not None and model.interaction_graph is None:
+        edge_index = data.get("edge_index")
     if edge_index is not None:
-        _check_reach(model, data, edge_index)
+        _check_stored_edges(model, data, edge_index)
     inputs = {
         "z": data.z,
         "pos": data.pos,
@@ -131,7 +183,7 @@ def unpack(model: "SchNet", data: Data) -> dict[str, Any]:
     result: dict[str, Any] = {
         name: None if value is None else _plain(value.to(device)) for name, value in inputs.items()
     }
-    result["batch_size"] = getattr(data, "num_graphs", 1)
+    result["batch_size"] = num_molecules(data)
     return result
 
 
@@ -140,7 +192,17 @@ def _plain(value: Tensor) -> Tensor:
     return value.clone() if value.is_inference() else value
 
 
-def _check_reach(model: "SchNet", data: Data, edge_index: Tensor) -> None:
+def _check_stored_edges(model: "SchNet", data: Data, edge_index: Tensor) -> None:
+    check_edges(edge_index, torch.zeros_like(data.z) if data.batch is None else data.batch)
+    lengths = edge_vectors(data.pos.detach(), edge_index)[1]
+    if data.edge_weight.shape != lengths.shape or not torch.allclose(
+        data.edge_weight.detach().to(lengths), lengths, atol=1e-3
+    ):
+        raise ValueError(
+            "'edge_weight' in the data are not the distances along 'edge_index': have the atoms "
+            "moved since, or are these bonds? Remove both to have edges built, or apply "
+            "pyg_schnet.RadiusGraph again"
+        )
     reach = data.get("cutoff")
     if reach is None:  # edges of the user's own making
         return

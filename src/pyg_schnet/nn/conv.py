@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
-from torch_geometric.nn.aggr import Aggregation
+from torch_geometric.nn.aggr import Aggregation, MultiAggregation
 from torch_geometric.typing import Adj, OptTensor, PairOptTensor, Size
+from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, to_edge_index
 
 from ..ops import EdgePlan, Knots, cfconv, has_kernels
 from .dense import Dense
@@ -90,6 +91,8 @@ class SchNetConv(MessagePassing):
             )
         super().__init__(aggr=aggr, **kwargs)
         num_filters = out_channels if num_filters is None else num_filters
+        if not isinstance(num_filters, int) or num_filters < 1:
+            raise ValueError(f"'num_filters' must be a positive whole number (got {num_filters!r})")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.num_filters = num_filters
@@ -97,8 +100,13 @@ class SchNetConv(MessagePassing):
         self._neighbor = 0 if self.flow == "source_to_target" else 1
         channels = in_channels[self._neighbor] if isinstance(in_channels, tuple) else in_channels
         self.lin1 = Dense(channels, num_filters, bias=lin1_bias)
-        self.filter = filter or GaussianFilter(num_filters, num_gaussians, cutoff)
-        self.lin2 = Dense(num_filters, out_channels)
+        if filter is None:
+            filter = GaussianFilter(num_filters, num_gaussians, cutoff)
+        self.filter = filter
+        width = num_filters
+        if isinstance(self.aggr_module, MultiAggregation):
+            width = self.aggr_module.get_out_channels(num_filters)
+        self.lin2 = Dense(width, out_channels)
         if mode not in MODES:
             raise ValueError(f"'mode' must be one of {MODES} (got '{mode}')")
         if mode == "table" and not offers_table(self.filter):
@@ -133,7 +141,8 @@ class SchNetConv(MessagePassing):
             edge_index: Edges ``[2, E]``, a sparse adjacency matrix, or the
                 :class:`~pyg_schnet.ops.EdgePlan` of a batch, to prepare the edges only once for
                 several layers.
-            edge_weight: Distances ``[E]`` in angstrom.
+            edge_weight: Distances ``[E]`` in angstrom, in the order of the edges; of a sparse
+                matrix that is the order of its values, which are taken if ``None``.
             edge_attr: Whatever else the filter wants, ``[E, ...]``.
             size: Numbers of sources and targets of a bipartite graph.
 
@@ -141,6 +150,8 @@ class SchNetConv(MessagePassing):
             ValueError: If neither distances nor edge features are given, the filters do not have
                 shape ``[E, num_filters]``, or the number of targets cannot be known.
         """
+        if edge_weight is None and is_torch_sparse_tensor(edge_index):
+            edge_weight = to_edge_index(edge_index)[1]
         # Step 1: features of the neighbours; targets only tell how many they are.
         if not isinstance(x, Tensor):
             size = self._bipartite_size(x, edge_index, size)
@@ -175,9 +186,7 @@ class SchNetConv(MessagePassing):
         dtype = self.lin1.weight.dtype
         if self.mode == "auto" and (dtype != torch.float32 or not has_kernels(self.lin1.weight)):
             return False
-        plain = isinstance(edges, EdgePlan) or (
-            isinstance(edges, Tensor) and not edges.is_sparse and edges.layout == torch.strided
-        )
+        plain = isinstance(edges, EdgePlan) or not is_sparse(edges)
         return (
             plain
             and x.dim() == 2
@@ -305,7 +314,17 @@ class SchNetConv(MessagePassing):
     ) -> Tensor:
         if edge_attr is None or edge_weight is not None:
             self._check_distances(edge_weight)
+        if edge_weight is not None:
+            edge_weight = edge_weight.to(self.lin1.weight.dtype)
+            compiling = torch.compiler.is_compiling()
+            if not (compiling or isinstance(edges, EdgePlan)) and edge_weight.isnan().any():
+                raise ValueError("'edge_weight' holds a distance that is not a number")
         if edge_attr is not None:
+            if isinstance(self.filter, GaussianFilter):
+                raise ValueError(
+                    "the filter takes distances only, but 'edge_attr' was given: leave it out, or "
+                    "give a 'filter' of distances and edge features"
+                )
             return self.filter(*(e for e in (edge_weight, edge_attr) if e is not None))
         if (
             isinstance(edges, EdgePlan)
@@ -318,7 +337,7 @@ class SchNetConv(MessagePassing):
         return self.filter(edge_weight)
 
     def _bipartite_size(self, x: PairOptTensor, edge_index: Adj, size: Size) -> Size:
-        if size is not None or not isinstance(edge_index, Tensor) or edge_index.is_sparse:
+        if size is not None or isinstance(edge_index, EdgePlan) or is_sparse(edge_index):
             return size
         if x[1 - self._neighbor] is None:
             raise ValueError(

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def from_pyg(cls: type["SchNet"], model: Any) -> "SchNet":
+def from_pyg(
+    cls: type["SchNet"], model: Any, target: str | None = None, units: str | None = None
+) -> "SchNet":
     """Copies a :class:`torch_geometric.nn.SchNet`.
 
     Args:
         cls: :class:`~pyg_schnet.SchNet` or a subclass.
         model: The model to copy; it is left alone. An ``interaction_graph`` of its own is taken
             over, its truncating default is not.
+        target: What the model predicts; the energy, or the dipole moment where it is one.
+        units: Unit of the target.
 
     Returns:
         A model in the dtype and on the device of ``model`` with equal outputs.
@@ -47,6 +51,9 @@ def from_pyg(cls: type["SchNet"], model: Any) -> "SchNet":
         None if isinstance(graph, RadiusInteractionGraph) else graph,
         readout="mean" if aggregation == "MeanAggregation" else "add",
         dipole=model.dipole,
+        gamma=-model.distance_expansion.coeff,
+        target=target,
+        units=units,
     )
     weight = model.embedding.weight
     new = new.to(weight.device, weight.dtype)
@@ -58,9 +65,7 @@ def from_pyg(cls: type["SchNet"], model: Any) -> "SchNet":
     shift = math.log(2.0) - model.act.shift
     for ours, theirs in zip(new.interactions, model.interactions, strict=True):
         conv = theirs.conv
-        basis = ours.conv.filter.basis
-        basis.offset.copy_(model.distance_expansion.offset)
-        basis.gamma = -model.distance_expansion.coeff
+        ours.conv.filter.basis.offset.copy_(model.distance_expansion.offset)
         _copy(ours.conv.filter.lin1, theirs.mlp[0])
         _copy(ours.conv.filter.lin2, theirs.mlp[2], shift)
         _copy(ours.conv.lin1, conv.lin1)

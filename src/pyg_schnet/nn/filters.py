@@ -1,5 +1,6 @@
 r"""Filter-generating networks: from interatomic distances to filters."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,14 @@ from torch import Tensor, nn
 from ..ops import Knots
 from .dense import Dense
 from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
+from .settings import RemembersSettings
 
 ENVELOPES = ("cosine", "polynomial", "none")
 # Central difference of sixth order, for the slope of a smooth function sampled on knots.
 _STENCIL = torch.tensor([-1.0, 9.0, -45.0, 0.0, 45.0, -9.0, 1.0], dtype=torch.float64) / 60.0
 
 
-class GaussianFilter(nn.Module):
+class GaussianFilter(RemembersSettings):
     r"""The filter-generating network of `"SchNet: A Continuous-filter Convolutional Neural
     Network for Modeling Quantum Interactions" <https://arxiv.org/abs/1706.08566>`_.
 
@@ -63,6 +65,10 @@ class GaussianFilter(nn.Module):
         super().__init__()
         if envelope not in ENVELOPES:
             raise ValueError(f"'envelope' must be one of {ENVELOPES} (got '{envelope}')")
+        if not 0.0 < cutoff < math.inf:
+            raise ValueError(f"'cutoff' must be positive and finite (got {cutoff})")
+        if num_filters < 1:
+            raise ValueError(f"'num_filters' must be at least 1 (got {num_filters})")
         if num_activations not in (1, 2):
             raise ValueError(f"'num_activations' must be 1 or 2 (got {num_activations})")
         self.num_filters = num_filters
@@ -72,8 +78,7 @@ class GaussianFilter(nn.Module):
         self.lin1 = Dense(num_gaussians, num_filters)
         self.lin2 = Dense(num_filters, num_filters)
         self.act = ShiftedSoftplus()
-        #: Width of the Gaussians, the finest structure of the filter; see :mod:`.tables`.
-        self.length_scale = (2.0 * self.basis.gamma) ** -0.5
+        # What makes tables possible, see tables.py.
         self.d_min = 0.0
         self.d_max = self.cutoff
         self.vanishes = envelope != "none"
@@ -83,6 +88,22 @@ class GaussianFilter(nn.Module):
             self.envelope = CosineEnvelope(cutoff)
         elif envelope == "polynomial":
             self.envelope = PolynomialEnvelope(cutoff)
+
+    @property
+    def length_scale(self) -> float:
+        """Width of the Gaussians in angstrom, the finest structure the filter can have."""
+        return (2.0 * self.basis.gamma) ** -0.5
+
+    def settings(self) -> dict[str, Any]:
+        """What the meaning of the weights depends on, beside their shapes."""
+        envelope = "none" if self.envelope is None else str(self.envelope)
+        return {
+            "cutoff": self.cutoff,
+            "gaussians": [float(f"{end:.6g}") for end in (self.basis.start, self.basis.stop)],
+            "gamma": float(self.basis.gamma),
+            "envelope": envelope,
+            "num_activations": self.num_activations,
+        }
 
     def reset_parameters(self) -> None:
         """Draws new weights (Glorot uniform) and sets the biases to zero."""

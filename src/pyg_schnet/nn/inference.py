@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import edge_vectors, forces_from_distances, kernels_for, value_and_slope
-from . import checks
+from . import checks, edges
 from .conv import SchNetConv
 from .interaction import InteractionBlock
 from .readout import AtomwiseReadout
@@ -27,7 +27,7 @@ def predict(
     pos: Tensor,
     batch: Tensor | None,
     edge_index: Tensor | None,
-    batch_size: int,
+    batch_size: int | None,
     with_forces: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
     r"""Evaluates a network whose filters come from tables.
@@ -38,7 +38,7 @@ def predict(
         pos: Positions ``[N, D]``.
         batch: Molecule of each atom ``[N]``.
         edge_index: Edges ``[2, E]``, or ``None`` to find them.
-        batch_size: Number B of molecules.
+        batch_size: Number B of molecules, or ``None`` to count them.
         with_forces: Whether to compute forces.
 
     Returns:
@@ -48,13 +48,17 @@ def predict(
     """
     if not _is_plain(model):
         return None
-    model._check(z, pos, batch)
-    batch = torch.zeros_like(z) if batch is None else batch
-    edge_index = model._edge_index(z, pos, batch, edge_index)
+    model._check(z, pos, batch, batch_size)
+    z = z.long()
+    if batch is None:
+        batch, batch_size = torch.zeros_like(z), batch_size or 1
+    if batch_size is None:
+        batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
+    edge_index = edges.found(model, z, pos, batch, edge_index)
     vectors, lengths = edge_vectors(pos, edge_index)
     checks.check_distances(edge_index, lengths)
     x = model.embedding(z)  # [N, F]
-    plan = model._plan(x, edge_index, lengths.to(x.dtype))
+    plan = edges.prepared(model, x, edge_index, lengths.to(x.dtype))
     tabulated = all(block.conv.tabulates(x, plan) for block in model.interactions)
     if not tabulated or plan.short is not None:
         return None

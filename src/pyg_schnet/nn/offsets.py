@@ -54,13 +54,13 @@ class Offsets(nn.Module):
         atomref: Tensor | None = None,
     ) -> None:
         """Replaces all three; ``None`` restores the neutral value."""
-        mean = torch.as_tensor(0.0 if mean is None else mean, dtype=torch.float64)
-        std = torch.as_tensor(1.0 if std is None else std, dtype=torch.float64)
+        mean = torch.as_tensor(0.0 if mean is None else mean, dtype=torch.float64, device="cpu")
+        std = torch.as_tensor(1.0 if std is None else std, dtype=torch.float64, device="cpu")
         if mean.numel() != 1 or std.numel() != 1 or not (mean.isfinite() and std.isfinite()):
             raise ValueError(f"'mean' and 'std' must be finite numbers (got {mean} and {std})")
         if std <= 0:
             raise ValueError(f"'std' must be positive (got {std.item()})")
-        references = torch.zeros(NUM_SPECIES, dtype=torch.float64)
+        references = torch.zeros(NUM_SPECIES, dtype=torch.float64, device="cpu")
         if atomref is not None:
             given = torch.as_tensor(atomref).detach().to("cpu", torch.float64)
             if given.dim() not in (1, 2) or given.numel() != given.size(0) > 0:

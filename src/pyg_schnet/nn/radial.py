@@ -66,46 +66,19 @@ class GaussianSmearing(nn.Module):
                 "the centres must ascend: expected 'stop' > 'start' and at least two Gaussians "
                 f"(got start={start}, stop={stop}, num_gaussians={num_gaussians})"
             )
-        self.start, self.stop, self.num_gaussians = start, stop, num_gaussians
-        offset = torch.linspace(start, stop, num_gaussians)
         if gamma is None:
-            gamma = 0.5 / (offset[1] - offset[0]).item() ** 2
-        if not gamma > 0:
-            raise ValueError(f"'gamma' must be positive (got {gamma})")
+            gamma = 0.5 * ((num_gaussians - 1) / (stop - start)) ** 2
+        if not 0.0 < gamma < math.inf:
+            raise ValueError(f"'gamma' must be positive and finite (got {gamma})")
+        self.start, self.stop, self.num_gaussians = start, stop, num_gaussians
         self.gamma = gamma
-        self.register_buffer("offset", offset)  # [K]
+        self.register_buffer("offset", torch.linspace(start, stop, num_gaussians))  # [K]
 
     def forward(self, distance: Tensor) -> Tensor:
         """Evaluates all Gaussians at all distances."""
         difference = distance.unsqueeze(-1) - self.offset  # [E, K]
         gaussians = torch.exp(-self.gamma * difference.square())
         return F.threshold(gaussians, _NEGLIGIBLE, 0.0)
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict,
-        prefix: str,
-        local_metadata: dict,
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        # Weights mean nothing on other centres, and shapes alone would not tell.
-        loaded = state_dict.get(f"{prefix}offset")
-        if (
-            loaded is not None
-            and loaded.shape == self.offset.shape
-            and not torch.allclose(loaded.to(self.offset), self.offset, atol=1e-5)
-        ):
-            error_msgs.append(
-                f"'{prefix}offset': the weights were trained with Gaussians from "
-                f"{loaded[0]:.4g} to {loaded[-1]:.4g} A, this model has them from "
-                f"{self.offset[0]:.4g} to {self.offset[-1]:.4g} A; build it with the same cutoff."
-            )
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
 
     def extra_repr(self) -> str:
         """Settings as printed in the representation."""
@@ -137,8 +110,9 @@ class CosineEnvelope(nn.Module):
 
     def forward(self, distance: Tensor) -> Tensor:
         """Evaluates the envelope."""
-        value = 0.5 * (torch.cos(distance * (math.pi / self.cutoff)) + 1.0)
-        return value * (distance < self.cutoff)
+        inside = distance < self.cutoff
+        u = torch.where(inside, distance, self.cutoff) / self.cutoff  # an infinite distance is fine
+        return 0.5 * (torch.cos(math.pi * u) + 1.0) * inside
 
     def extra_repr(self) -> str:
         """Settings as printed in the representation."""
@@ -156,7 +130,7 @@ class PolynomialEnvelope(nn.Module):
 
     Args:
         cutoff: Radius :math:`r_c` in angstrom.
-        p: Order of the leading term; higher stays near one for longer.
+        p: Order of the leading term, at least 3; higher stays near one for longer.
 
     Shapes: distances ``[E]`` to ``[E]``.
     """
@@ -164,15 +138,16 @@ class PolynomialEnvelope(nn.Module):
     def __init__(self, cutoff: float, p: int = 6):
         super().__init__()
         self.cutoff = _positive(cutoff)
-        if p < 2:
-            raise ValueError(f"'p' must be at least 2 (got {p})")
+        if p < 3:
+            raise ValueError(f"'p' must be at least 3 (got {p})")
         self.p = p
 
     def forward(self, distance: Tensor) -> Tensor:
         """Evaluates the envelope."""
-        p, u = self.p, distance / self.cutoff
+        inside = distance < self.cutoff
+        p, u = self.p, torch.where(inside, distance, self.cutoff) / self.cutoff
         series = (p + 1) * (p + 2) / 2 - p * (p + 2) * u + p * (p + 1) / 2 * u.square()
-        return (1.0 - u**p * series) * (u < 1.0)
+        return (1.0 - u**p * series) * inside
 
     def extra_repr(self) -> str:
         """Settings as printed in the representation."""

@@ -8,9 +8,10 @@ from ..data.species import NUM_SPECIES
 from .dense import Dense
 from .offsets import Offsets
 from .radial import ShiftedSoftplus
+from .settings import RemembersSettings
 
 
-class AtomwiseReadout(nn.Module):
+class AtomwiseReadout(RemembersSettings):
     r"""Sum (extensive) or mean (intensive properties) of atom-wise contributions.
 
     .. math::
@@ -46,6 +47,10 @@ class AtomwiseReadout(nn.Module):
         self.act = ShiftedSoftplus()
         self.lin2 = Dense(hidden_channels // 2, 1)
         self.offsets = Offsets(mean, std, atomref)
+
+    def settings(self) -> dict[str, str]:
+        """What the meaning of the weights depends on, beside their shapes."""
+        return {"readout": self.reduce}
 
     def reset_parameters(self) -> None:
         """Draws new weights; the offsets stay."""

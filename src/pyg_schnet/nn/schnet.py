@@ -1,6 +1,5 @@
 r"""SchNet: embedding, interaction blocks, readout."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from ..data.species import NUM_SPECIES
-from ..graph import edge_lengths, radius_graph
-from ..ops import EdgePlan
 from ..storage import load_tensors, save_tensors
-from . import checks, inference
+from . import checks, edges, inference
 from .conv import SchNetConv
 from .filters import GaussianFilter
 from .interaction import InteractionBlock
@@ -58,7 +55,8 @@ class SchNet(nn.Module):
         envelope: ``"cosine"``, ``"polynomial"`` or ``"none"``.
         num_activations: Activations in the filter network, 1 or 2.
         lin1_bias: Whether the dense layer before each convolution has a bias.
-        target: What the model predicts; forces exist for ``"energy"`` only.
+        target: What the model predicts: ``"energy"`` by default, ``"dipole"`` with ``dipole``.
+            Forces exist for ``"energy"`` only.
         units: Unit of the target, such as ``"eV"``; travels with the model.
         mode: How filters are evaluated, ``"auto"``, ``"exact"`` or ``"table"``, see
             :class:`SchNetConv`. Not part of ``config``: models of all modes have the same weights.
@@ -92,13 +90,22 @@ class SchNet(nn.Module):
         envelope: str = "cosine",
         num_activations: int = 1,
         lin1_bias: bool = False,
-        target: str = "energy",
+        target: str | None = None,
         units: str | None = None,
         mode: str = "auto",
     ):
         super().__init__()
         if dipole and not (mean is None and std is None and atomref is None):
             raise ValueError("a dipole moment has no 'mean', 'std' or 'atomref': leave them None")
+        if target is None:
+            target = "dipole" if dipole else "energy"
+        elif dipole and target == "energy":
+            raise ValueError("a model with 'dipole' does not predict energies: name another target")
+        if hidden_channels < 2 or num_interactions < 0:
+            raise ValueError(
+                "expected 'hidden_channels' of at least 2 and 'num_interactions' of at least 0 "
+                f"(got {hidden_channels} and {num_interactions})"
+            )
         #: Everything that rebuilds the architecture: ``SchNet(**model.config)``.
         self.config: dict[str, Any] = {
             "hidden_channels": hidden_channels,
@@ -117,12 +124,7 @@ class SchNet(nn.Module):
             "target": target,
             "units": units,
         }
-        self.cutoff = float(cutoff)
-        self.envelope = envelope
-        self.max_num_neighbors = max_num_neighbors
         self.interaction_graph = interaction_graph
-        self.target = target
-        self.units = units
         self.embedding = nn.Embedding(NUM_SPECIES, hidden_channels, padding_idx=0)
         self.interactions = nn.ModuleList(
             InteractionBlock(
@@ -161,7 +163,8 @@ class SchNet(nn.Module):
         every dense layer, no envelope: all pairs of atoms interact.
 
         Args:
-            **overrides: Arguments of :class:`SchNet` to change.
+            **overrides: Arguments of :class:`SchNet` to change. A shorter ``cutoff`` wants an
+                ``envelope`` too, since without one all pairs must be within it.
         """
         settings: dict[str, Any] = {
             "hidden_channels": 64,
@@ -178,7 +181,7 @@ class SchNet(nn.Module):
         return cls(**(settings | overrides))
 
     @classmethod
-    def from_pyg(cls, model: Any) -> "SchNet":
+    def from_pyg(cls, model: Any, target: str | None = None, units: str | None = None) -> "SchNet":
         """Copies a :class:`torch_geometric.nn.SchNet`, weight for weight.
 
         Outputs are equal, except that padding atoms (z = 0) contribute nothing here and that no
@@ -186,7 +189,7 @@ class SchNet(nn.Module):
         """
         from .convert import from_pyg
 
-        return from_pyg(cls, model)
+        return from_pyg(cls, model, target, units)
 
     def freeze(self) -> "SchNet":
         """Computes the tables of all filters once, so that predictions need no filter network.
@@ -200,6 +203,30 @@ class SchNet(nn.Module):
         for conv in self._convs:
             conv.freeze()
         return self
+
+    @property
+    def target(self) -> str:
+        """What the model predicts."""
+        return self.config["target"]
+
+    @property
+    def units(self) -> str | None:
+        """Unit of the target."""
+        return self.config["units"]
+
+    @units.setter
+    def units(self, units: str | None) -> None:
+        self.config["units"] = units
+
+    @property
+    def cutoff(self) -> float:
+        """Range of the filters in angstrom."""
+        return self.config["cutoff"]
+
+    @property
+    def envelope(self) -> str:
+        """Name of the envelope."""
+        return self.config["envelope"]
 
     @property
     def mode(self) -> str:
@@ -221,7 +248,8 @@ class SchNet(nn.Module):
         Args:
             path: File to write, atomically.
         """
-        save_tensors(path, self.state_dict(), self.config, _KIND)
+        header = {"config": self.config, "interaction_graph": self.interaction_graph is not None}
+        save_tensors(path, self.state_dict(), header, _KIND)
 
     @classmethod
     def load(cls, path: str | Path, interaction_graph: InteractionGraph | None = None) -> "SchNet":
@@ -234,9 +262,15 @@ class SchNet(nn.Module):
         Raises:
             FileNotFoundError: If there is no such file.
             CorruptFileError: If it is damaged or holds something else.
+            ValueError: If the model needs its ``interaction_graph`` and none is given.
         """
-        tensors, config = load_tensors(path, _KIND)
-        model = cls(**config, interaction_graph=interaction_graph)
+        tensors, header = load_tensors(path, _KIND)
+        if header["interaction_graph"] and interaction_graph is None:
+            raise ValueError(
+                f"the model in '{path}' had an interaction_graph of its own: give that function to "
+                "SchNet.load, or outputs would be others"
+            )
+        model = cls(**header["config"], interaction_graph=interaction_graph)
         model.to(tensors["embedding.weight"].dtype)
         model.load_state_dict(tensors)
         return model
@@ -282,7 +316,8 @@ class SchNet(nn.Module):
 
         Works under ``torch.no_grad`` and ``torch.inference_mode`` too, and leaves ``data`` as it
         is. Edges in ``data`` are used if they come with distances, as
-        :class:`~pyg_schnet.RadiusGraph` stores them (a bare ``edge_index`` may be bonds).
+        :class:`~pyg_schnet.RadiusGraph` stores them (a bare ``edge_index`` may be bonds), unless
+        the model has an ``interaction_graph``.
 
         Args:
             data: A molecule or a batch, with ``z`` and ``pos``.
@@ -295,7 +330,8 @@ class SchNet(nn.Module):
 
             - ``"energy"`` (or the name of another target): ``[B]``, float64, in ``self.units``
             - ``"forces"``: ``[N, D]``, in ``self.units`` per angstrom, dtype of ``pos``
-            - ``"energies"``: ``[N]``, float64; they sum to the energy
+            - ``"energies"``: ``[N]``, float64, the contributions of the atoms, whose sum (or
+              mean) is the target; partial charges for a dipole moment
             - ``"features"``: ``[N, F]``
         """
         forces = forces and self.target == "energy"
@@ -330,70 +366,31 @@ class SchNet(nn.Module):
         edge_index: Tensor | None = None,
         batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._check(z, pos, batch)
+        self._check(z, pos, batch, batch_size)
+        z = z.long()
         if batch is None:
             batch, batch_size = torch.zeros_like(z), batch_size or 1
         if batch_size is None:
             batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
-        edge_index, edge_weight = self._edges(z, pos, batch, edge_index)
+        if edge_index is not None and not torch.compiler.is_compiling():
+            checks.check_edges(edge_index, batch)
+        edge_index, edge_weight = edges.measured(self, z, pos, batch, edge_index)
         x = self.embedding(z)  # [N, F]
         edge_weight = edge_weight.to(x.dtype)
-        plan = self._plan(x, edge_index, edge_weight)
+        plan = edges.prepared(self, x, edge_index, edge_weight)
         for interaction in self.interactions:
             x = x + interaction(x, plan, edge_weight)
         output, contributions = self.readout(x, z, pos, batch, batch_size)
         return output, contributions, x
 
-    def _plan(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> EdgePlan:
-        """What all blocks need of the edges, prepared once."""
-        plan = EdgePlan.build(edge_index, x.size(0), edge_weight)
-        plan.mutual = self.interaction_graph is None
-        conv = self.interactions[0].conv if len(self.interactions) > 0 else None
-        if isinstance(conv, SchNetConv) and conv.tabulates(x, plan):
-            plan = plan.with_knots(conv.knots_for(edge_weight), edge_weight)
-        return plan
-
-    def _check(self, z: Tensor, pos: Tensor, batch: Tensor | None) -> None:
+    def _check(self, z: Tensor, pos: Tensor, batch: Tensor | None, batch_size: int | None) -> None:
         if torch.compiler.is_compiling():
             return
-        checks.check_atoms(z, pos, batch)
+        checks.check_atoms(z, pos, batch, batch_size)
         if self.refuse_unknown_species:
             checks.check_species(z, self.species)
-
-    def _edges(
-        self, z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Edges ``[2, E]`` and their lengths ``[E]``, differentiable in the positions."""
-        if edge_index is None and self.interaction_graph is not None:
-            edge_index, edge_weight = self.interaction_graph(pos, batch)
-            checks.check_interaction_graph(edge_weight, pos)
-            if (real := _between_atoms(z, edge_index)) is not None:
-                edge_index, edge_weight = edge_index[:, real], edge_weight[real]
-        else:
-            edge_index = self._edge_index(z, pos, batch, edge_index)
-            edge_weight = edge_lengths(pos, edge_index)
-        if not torch.compiler.is_compiling():
-            checks.check_distances(edge_index, edge_weight)
-        return edge_index, edge_weight
-
-    def _edge_index(
-        self, z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
-    ) -> Tensor:
-        """The given edges or the radius graph, without those of padding atoms."""
-        if edge_index is None:
-            radius = math.inf if self.envelope == "none" else self.cutoff
-            edge_index = radius_graph(pos, radius, batch, self.max_num_neighbors)
-        real = _between_atoms(z, edge_index)
-        return edge_index if real is None else edge_index[:, real]
 
     def __repr__(self) -> str:
         shown = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
         settings = ", ".join(f"{name}={self.config[name]:g}" for name in shown)
         return f"{type(self).__name__}({settings})"
-
-
-def _between_atoms(z: Tensor, edge_index: Tensor) -> Tensor | None:
-    """Which edges touch no padding atom; ``None`` if all of them."""
-    if torch.compiler.is_compiling() or not bool((z == 0).any()):
-        return None
-    return (z[edge_index] > 0).all(dim=0)

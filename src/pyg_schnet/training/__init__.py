@@ -2,7 +2,15 @@
 
 from .config import TrainConfig
 from .evaluation import Evaluation, evaluate
-from .labels import fit_offsets, label_reader
+from .labels import Labelled, fit_offsets, label_reader
 from .loop import fit
 
-__all__ = ["Evaluation", "TrainConfig", "evaluate", "fit", "fit_offsets", "label_reader"]
+__all__ = [
+    "Evaluation",
+    "Labelled",
+    "TrainConfig",
+    "evaluate",
+    "fit",
+    "fit_offsets",
+    "label_reader",
+]

@@ -42,6 +42,30 @@ class Progress:
     best_mae: float = float("inf")
     history: list[dict[str, float]] = field(default_factory=list)
 
+    def finish_epoch(self, lr: float, val_mae: float, val_rmse: float) -> None:
+        """Enters the present epoch in the history and begins the next.
+
+        Args:
+            lr: Learning rate at its end.
+            val_mae: Validation error, mean absolute.
+            val_rmse: Validation error, root mean square.
+        """
+        self.epoch += 1
+        self.history.append(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "lr": lr,
+                "train_loss": self.loss_sum / max(self.molecules, 1),
+                "val_mae": val_mae,
+                "val_rmse": val_rmse,
+                "seconds": self.seconds,
+            }
+        )
+        if val_mae < self.best_mae:
+            self.best_epoch, self.best_mae = self.epoch, val_mae
+        self.batch, self.loss_sum, self.molecules = 0, 0.0, 0
+
 
 def save_checkpoint(
     path: Path,
@@ -50,7 +74,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     progress: Progress,
     config: TrainConfig,
-    num_train: int,
+    fingerprint: int,
 ) -> None:
     """Saves a run in one file, atomically.
 
@@ -61,7 +85,7 @@ def save_checkpoint(
         optimizer: Optimiser with its state.
         progress: Where the run stands.
         config: Settings of the run.
-        num_train: Molecules in the training set, to notice another one on resuming.
+        fingerprint: Checksum of the training set, to notice another one on resuming.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
@@ -77,7 +101,8 @@ def save_checkpoint(
         "train": config.to_dict(),
         "progress": asdict(progress),
         "param_groups": state["param_groups"],
-        "num_train": num_train,
+        "fingerprint": fingerprint,
+        "dtype": str(model.embedding.weight.dtype),
     }
     save_tensors(path, tensors, header, _KIND)
 
@@ -88,7 +113,7 @@ def load_checkpoint(
     average: AveragedModel,
     optimizer: Optimizer,
     config: TrainConfig,
-    num_train: int,
+    fingerprint: int,
 ) -> Progress:
     """Restores a run in place.
 
@@ -98,7 +123,7 @@ def load_checkpoint(
         average: Moving average, restored.
         optimizer: Optimiser of the same parameters, restored.
         config: Settings; those that shape the run must be those of the checkpoint.
-        num_train: Molecules in the training set.
+        fingerprint: Checksum of the training set.
 
     Returns:
         Where the run stands.
@@ -110,10 +135,14 @@ def load_checkpoint(
     """
     tensors, header = load_tensors(path, _KIND)
     _compare(path, "architecture", _differences(header["model"], model.config))
+    dtype = str(model.embedding.weight.dtype)
+    _compare(path, "dtype", _differences({"dtype": header["dtype"]}, {"dtype": dtype}))
     _compare(path, "training", config.differences(header["train"]))
-    _compare(
-        path, "data", _differences({"molecules": header["num_train"]}, {"molecules": num_train})
-    )
+    if header["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"'{path}' is a checkpoint of other training data: resume with the same molecules in "
+            "the same order, or start in another directory"
+        )
     model.load_state_dict(_below(tensors, "model."))
     average.load_state_dict(_below(tensors, "average."))
     slots: dict[int, dict[str, Tensor]] = {}

@@ -17,6 +17,7 @@ class TrainConfig:
         lr_decay: Factor on the learning rate after every ``lr_decay_steps`` steps, applied
             continuously.
         lr_decay_steps: See ``lr_decay``.
+        lr_min: Lowest learning rate.
         ema_decay: Decay per step of the moving average of the weights, which validation, test
             and the saved best model use; 0 turns averaging off.
         patience: Epochs without a better validation error before training stops.
@@ -32,6 +33,7 @@ class TrainConfig:
     lr: float = 1e-3
     lr_decay: float = 0.96
     lr_decay_steps: int = 100_000
+    lr_min: float = 0.0
     ema_decay: float = 0.99
     patience: int = 100
     offsets: str = "fit"
@@ -40,11 +42,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least_one = ("epochs", "batch_size", "lr_decay_steps", "patience", "eval_batch_size")
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {getattr(self, name)})")
+        for name in (*at_least_one, "seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int):
+                raise TypeError(f"'{name}' must be a whole number (got {value!r})")
+            if name != "seed" and value < 1:
+                raise ValueError(f"'{name}' must be at least 1 (got {value})")
+        for name in ("lr", "lr_decay", "lr_min", "ema_decay"):
+            if not isinstance(getattr(self, name), int | float):
+                raise TypeError(f"'{name}' must be a number (got {getattr(self, name)!r})")
+        if not isinstance(self.label, str | int):
+            raise TypeError(f"'label' must be a name or a column (got {self.label!r})")
         if not self.lr > 0:
             raise ValueError(f"'lr' must be positive (got {self.lr})")
+        if self.lr_min < 0:
+            raise ValueError(f"'lr_min' must not be negative (got {self.lr_min})")
         if not 0 < self.lr_decay <= 1:
             raise ValueError(f"'lr_decay' must be in (0, 1] (got {self.lr_decay})")
         if not 0 <= self.ema_decay < 1:
@@ -54,7 +66,7 @@ class TrainConfig:
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
-        return self.lr * self.lr_decay ** (step / self.lr_decay_steps)
+        return max(self.lr * self.lr_decay ** (step / self.lr_decay_steps), self.lr_min)
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, for JSON."""

@@ -10,7 +10,7 @@ from torch_geometric.loader import DataLoader
 
 from ..nn import SchNet
 from ..nn.checks import unpack
-from .labels import Molecules, label_reader
+from .labels import Molecules, check_units, label_reader
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,16 @@ def evaluate(
         batch_size: Molecules per step.
 
     Raises:
-        ValueError: If the data set is empty or without labels.
+        ValueError: If the data set is empty, without labels, or in other units than the model.
     """
     read = label_reader(dataset, label)
+    check_units(model, dataset, label)
     predicted, reference = [], []
     training, refuse = model.training, model.refuse_unknown_species
     model.eval()
     model.refuse_unknown_species = False
     try:
-        for batch in DataLoader(dataset, batch_size=batch_size):
+        for batch in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
             _warn_of_unknown_species(model, batch)
             predicted.append(model(**unpack(model, batch)).squeeze(-1).cpu())
             reference.append(read(batch))

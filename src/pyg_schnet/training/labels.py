@@ -1,7 +1,9 @@
-r"""Labels of molecules, and the offsets a model takes from them."""
+r"""Labels of molecules: how they are read, and what a model takes from those of a training set."""
 
+import zlib
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,15 +39,19 @@ def label_reader(dataset: Molecules, label: str | int) -> LabelReader:
         raise ValueError("the data set is empty")
     first = dataset[0]
     column: int | None = None
-    if hasattr(dataset, "target_index") and first.get(str(label)) is None:
-        column = dataset.target_index(label)
-    elif isinstance(label, int):
-        column = label
+    named = _origin(dataset)
+    if hasattr(named, "target_index") and first.get(str(label)) is None:
+        column = named.target_index(label)
+    elif not isinstance(label, str):
+        column = int(label)
     name = "y" if column is not None else str(label)
     value = first.get(name)
-    if not isinstance(value, Tensor):
-        raise ValueError(f"the data have no '{name}' (fields: {sorted(first.keys())})")
-    width = value.numel()
+    if not isinstance(value, Tensor | float | int):
+        raise ValueError(
+            f"the data have no number or tensor '{name}' (got {type(value).__name__}; the fields "
+            f"are {sorted(first.keys())})"
+        )
+    width = torch.as_tensor(value).numel()
     if column is None and width != 1:
         raise ValueError(
             f"'{name}' holds {width} values per molecule, not one; name a column of it by number"
@@ -54,51 +60,130 @@ def label_reader(dataset: Molecules, label: str | int) -> LabelReader:
         raise ValueError(f"'y' has columns 0 to {width - 1} (got {column})")
 
     def read(data: Data) -> Tensor:
-        return data[name].reshape(-1, width)[:, column or 0].double()
+        return torch.as_tensor(data[name]).reshape(-1, width)[:, column or 0].double()
 
     return read
 
 
-def fit_offsets(model: SchNet, dataset: Molecules, label: str | int) -> None:
-    """Sets the offsets and the known species of a model from a training set.
+def check_units(model: SchNet, dataset: Molecules, label: str | int) -> None:
+    """Compares the unit of a label with that of a model, where both are known.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    units = label_units(dataset, label)
+    if units is not None and model.units is not None and units != model.units:
+        raise ValueError(
+            f"the labels '{label}' are in {units}, the model is in {model.units}: convert the "
+            "labels, or set 'model.units'"
+        )
+
+
+def label_units(dataset: Molecules, label: str | int) -> str | None:
+    """Unit of a label, if the data set knows it."""
+    named = _origin(dataset)
+    units = getattr(named, "units", None)
+    if not isinstance(units, dict):
+        return None
+    if hasattr(named, "target_names") and label not in units:
+        label = named.target_names[named.target_index(label)]
+    return units.get(label)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What training takes from a data set, read once.
+
+    Attributes:
+        z: Atomic numbers of all molecules ``[N]``.
+        sizes: Atoms of each molecule ``[M]``.
+        labels: Labels ``[M]`` in float64, NaN where missing.
+    """
+
+    z: Tensor
+    sizes: Tensor
+    labels: Tensor
+
+    @classmethod
+    def read(cls, dataset: Molecules, label: str | int, name: str = "data") -> "Labelled":
+        """Reads a data set.
+
+        Args:
+            dataset: Molecules.
+            label: See :func:`label_reader`.
+            name: What to call the data set in errors.
+
+        Raises:
+            ValueError: If it is empty, has no such label, or only missing or infinite ones.
+        """
+        if len(dataset) == 0:
+            raise ValueError(f"the {name} set is empty")
+        read = label_reader(dataset, label)
+        molecules = [(data.z, read(data)) for data in dataset]
+        labels = torch.cat([value for _, value in molecules])
+        if labels.isnan().all():
+            raise ValueError(f"the {name} set has no label '{label}': all are missing (NaN)")
+        if labels.isinf().any():
+            first = int(labels.isinf().nonzero()[0])
+            raise ValueError(f"molecule {first} of the {name} set has the label {labels[first]}")
+        return cls(
+            torch.cat([z for z, _ in molecules]),
+            torch.tensor([z.numel() for z, _ in molecules]),
+            labels,
+        )
+
+    @property
+    def counts(self) -> Tensor:
+        """Compositions ``[M, 101]``."""
+        batch = torch.arange(len(self.sizes)).repeat_interleave(self.sizes)
+        return composition(self.z, batch, len(self.sizes))
+
+    @property
+    def fingerprint(self) -> int:
+        """A checksum by which other data are told from these."""
+        value = 0
+        for tensor in (self.z.long(), self.sizes, self.labels):
+            value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, value)
+        return value
+
+
+def fit_offsets(model: SchNet, data: Labelled) -> None:
+    """Sets the offsets of a model from a training set.
 
     Sums over atoms get atom references by least squares and the standard deviation per atom of
     what is left; means over atoms get mean and standard deviation of the label.
 
     Args:
         model: Model to set; a dipole moment has no offsets.
-        dataset: Training set.
-        label: See :func:`label_reader`.
-
-    Raises:
-        ValueError: If no label is known.
+        data: Training set.
     """
-    read = label_reader(dataset, label)
-    z, sizes, values = [], [], []
-    for data in dataset:
-        z.append(data.z)
-        sizes.append(data.z.numel())
-        values.append(read(data))
-    atoms, labels = torch.cat(z), torch.cat(values)
-    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    if isinstance(model.readout, AtomwiseReadout):
-        counts = composition(atoms, batch, len(sizes))
-        references = None
-        if model.readout.reduce == "mean":
-            statistics = target_statistics(labels)
-        else:
-            references = atom_references(counts, labels)
-            statistics = per_atom_statistics(counts, labels, references)
-        # One molecule, or equal labels, leave nothing to scale by.
-        std = statistics.std if statistics.std > 1e-12 * abs(statistics.mean) else 1.0
-        model.readout.offsets.set(statistics.mean, std, references)
+    if not isinstance(model.readout, AtomwiseReadout):
+        return
+    references, size = None, data.labels.abs()
+    if model.readout.reduce == "mean":
+        statistics = target_statistics(data.labels)
+    else:
+        counts = data.counts
+        references = atom_references(counts, data.labels)
+        statistics = per_atom_statistics(counts, data.labels, references)
+        size = size / data.sizes
+    # A perfect fit leaves rounding errors, which are nothing to scale by.
+    negligible = 1e-10 * size[~size.isnan()].max().item()
+    std = statistics.std if statistics.std > negligible else 1.0
+    model.readout.offsets.set(statistics.mean, std, references)
 
 
-def learn_species(model: SchNet, dataset: Molecules) -> None:
+def learn_species(model: SchNet, z: Tensor) -> None:
     """Tells a model which species it is trained on, beside those it already was."""
     species = torch.zeros_like(model.species)
     species[0] = True
-    for data in dataset:
-        species[data.z.to(species.device)] = True
+    species[z.long().to(species.device)] = True
     fresh = bool(model.species.all())
     model.species.copy_(species if fresh else model.species | species)
+
+
+def _origin(dataset: Any) -> Any:
+    """The data set behind views such as ``torch.utils.data.Subset``."""
+    while not hasattr(dataset, "target_index") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return dataset

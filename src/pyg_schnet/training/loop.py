@@ -27,7 +27,16 @@ from ..storage import write_atomically
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .evaluation import evaluate
-from .labels import LabelReader, Molecules, fit_offsets, label_reader, learn_species
+from .labels import (
+    Labelled,
+    LabelReader,
+    Molecules,
+    check_units,
+    fit_offsets,
+    label_reader,
+    label_units,
+    learn_species,
+)
 
 
 def fit(
@@ -39,7 +48,7 @@ def fit(
     *,
     resume: bool = False,
 ) -> list[dict[str, float]]:
-    r"""Trains a model, and leaves it with the averaged weights of the best epoch.
+    r"""Trains a model, and leaves it with the averaged weights of the best epoch so far.
 
     1. Offsets and known species of the model are set from the training set.
     2. Every epoch goes through the training set in a new order. The loss is the squared error
@@ -54,7 +63,8 @@ def fit(
         model: Model to train, on its device.
         train: Training set.
         val: Validation set, which chooses the best epoch.
-        config: Settings; those of the paper by default.
+        config: Settings; those of the paper by default. A model without ``units`` takes those of
+            the data set.
         directory: Where the run is kept; nowhere if ``None``.
         resume: Go on with the run in ``directory``.
 
@@ -69,81 +79,91 @@ def fit(
         FloatingPointError: If the loss is not finite.
         KeyboardInterrupt: When interrupted, after the checkpoint is complete.
     """
-    config = config or TrainConfig()
+    config = TrainConfig() if config is None else config
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"'config' must be a TrainConfig (got {type(config).__name__})")
     directory = None if directory is None else Path(directory)
+    data = Labelled.read(train, config.label, "training")
+    Labelled.read(val, config.label, "validation")
+    check_units(model, train, config.label)
     read = label_reader(train, config.label)
-    label_reader(val, config.label)
 
-    _prepare(model, train, config)
+    _prepare(model, data, label_units(train, config.label), config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     averaged: SchNet = average.module  # type: ignore[assignment] # untyped in torch
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    progress, best = _start(model, average, optimizer, config, len(train), directory, resume)
+    progress, best = _start(model, average, optimizer, config, data.fingerprint, directory, resume)
 
-    with _stop_on_signal() as stop:
-        while progress.epoch < config.epochs:
-            if progress.epoch - progress.best_epoch >= config.patience:
-                break
-            started = time.monotonic()
-            before = progress.seconds
-            for batch in _batches(train, config, progress):
-                lr = config.learning_rate(progress.step)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                loss, count = _loss(model, batch, read)
-                if not loss.isfinite():
-                    raise FloatingPointError(
-                        f"the loss is {loss.item()} at step {progress.step} of epoch "
-                        f"{progress.epoch + 1}: lower 'lr' (now {lr:g}) or check the labels"
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                average.update_parameters(model)
-                progress.step += 1
-                progress.batch += 1
-                progress.loss_sum += loss.item() * count
-                progress.molecules += count
-                progress.seconds = before + time.monotonic() - started
-                if stop.is_set():
+    def save() -> None:
+        if directory is not None:
+            last = directory / "last.safetensors"
+            save_checkpoint(last, model, average, optimizer, progress, config, data.fingerprint)
+            _write_history(directory / "history.csv", progress.history)
+
+    try:
+        with _stop_on_signal() as stop:
+            while progress.epoch < config.epochs:
+                if progress.epoch - progress.best_epoch >= config.patience:
                     break
-            if stop.is_set():
-                _save(directory, model, average, optimizer, progress, config, len(train))
-                raise KeyboardInterrupt("training stopped by a signal; resume it to go on")
+                started, before = time.monotonic(), progress.seconds
+                for batch in _batches(train, config, progress):
+                    _step(model, batch, read, optimizer, config, progress)
+                    average.update_parameters(model)
+                    progress.seconds = before + time.monotonic() - started
+                    if stop.is_set():
+                        save()
+                        raise KeyboardInterrupt(_stopped(directory))
 
-            result = evaluate(averaged, val, config.label, config.eval_batch_size)
-            progress.seconds = before + time.monotonic() - started
-            row = {
-                "epoch": progress.epoch + 1,
-                "step": progress.step,
-                "lr": config.learning_rate(progress.step),
-                "train_loss": progress.loss_sum / max(progress.molecules, 1),
-                "val_mae": result.mae,
-                "val_rmse": result.rmse,
-                "seconds": progress.seconds,
-            }
-            progress.history.append(row)
-            progress.epoch += 1
-            progress.batch, progress.loss_sum, progress.molecules = 0, 0.0, 0
-            if result.mae < progress.best_mae:
-                progress.best_epoch, progress.best_mae = progress.epoch, result.mae
-                best = copy.deepcopy(averaged.state_dict())
-                if directory is not None:
-                    averaged.save(directory / "best.safetensors")
-            _save(directory, model, average, optimizer, progress, config, len(train))
-            _report(row, config, model.units)
-            if stop.is_set():
-                raise KeyboardInterrupt("training stopped by a signal; resume it to go on")
-
-    model.load_state_dict(best)
+                result = evaluate(averaged, val, config.label, config.eval_batch_size)
+                progress.seconds = before + time.monotonic() - started
+                progress.finish_epoch(config.learning_rate(progress.step), result.mae, result.rmse)
+                if progress.best_epoch == progress.epoch:
+                    best = copy.deepcopy(averaged.state_dict())
+                    if directory is not None:
+                        averaged.save(directory / "best.safetensors")
+                save()
+                _report(progress.history[-1], config, model.units)
+                if stop.is_set():
+                    raise KeyboardInterrupt(_stopped(directory))
+    finally:
+        if best is not None:
+            model.load_state_dict(best)
     return progress.history
 
 
-def _prepare(model: SchNet, train: Molecules, config: TrainConfig) -> None:
-    learn_species(model, train)
+def _step(
+    model: SchNet,
+    batch: Batch,
+    read: LabelReader,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    progress: Progress,
+) -> None:
+    lr = config.learning_rate(progress.step)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    loss, count = _loss(model, batch, read)
+    if not loss.isfinite():
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at step {progress.step} of epoch {progress.epoch + 1}: "
+            f"lower 'lr' (now {lr:g}) or check the labels"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    progress.step += 1
+    progress.batch += 1
+    progress.loss_sum += loss.item() * count
+    progress.molecules += count
+
+
+def _prepare(model: SchNet, data: Labelled, units: str | None, config: TrainConfig) -> None:
+    learn_species(model, data.z)
+    if model.units is None:
+        model.units = units
     given = not isinstance(model.readout, AtomwiseReadout) or not model.readout.offsets.is_neutral
     if config.offsets == "fit" and not given:
-        fit_offsets(model, train, config.label)
+        fit_offsets(model, data)
 
 
 def _start(
@@ -151,20 +171,22 @@ def _start(
     average: AveragedModel,
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
-    num_train: int,
+    fingerprint: int,
     directory: Path | None,
     resume: bool,
-) -> tuple[Progress, dict[str, Tensor]]:
-    best = copy.deepcopy(average.module.state_dict())
+) -> tuple[Progress, dict[str, Tensor] | None]:
     if directory is None:
         if resume:
             raise ValueError("'resume' needs the 'directory' of the run")
-        return Progress(), best
+        return Progress(), None
     last = directory / "last.safetensors"
     if resume:
-        progress = load_checkpoint(last, model, average, optimizer, config, num_train)
-        if progress.best_epoch > 0:
-            best = type(model).load(directory / "best.safetensors").state_dict()
+        # Random numbers go on where they were: nothing may draw any after the checkpoint is loaded.
+        path, graph = directory / "best.safetensors", model.interaction_graph
+        best = type(model).load(path, graph).state_dict() if path.exists() else None
+        progress = load_checkpoint(last, model, average, optimizer, config, fingerprint)
+        if best is None and progress.best_epoch > 0:
+            raise FileNotFoundError(f"'{path}' is missing, the best model of the run to resume")
         return progress, best
     if last.exists():
         raise FileExistsError(
@@ -172,7 +194,7 @@ def _start(
         )
     settings = {"model": model.config, "train": config.to_dict()}
     write_atomically(directory / "config.json", json.dumps(settings, indent=2).encode())
-    return Progress(), best
+    return Progress(), None
 
 
 def _batches(train: Molecules, config: TrainConfig, progress: Progress) -> Iterator[Batch]:
@@ -183,7 +205,8 @@ def _batches(train: Molecules, config: TrainConfig, progress: Progress) -> Itera
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + progress.epoch)
     order = torch.randperm(len(train), generator=generator)
     batches = [chunk.tolist() for chunk in order.split(config.batch_size)]
-    loader = DataLoader(train, batch_sampler=batches[progress.batch :])
+    # With a generator of its own it does not touch the random numbers of the model.
+    loader = DataLoader(train, batch_sampler=batches[progress.batch :], generator=generator)
     bar = tqdm(
         loader,
         desc=f"epoch {progress.epoch + 1}/{config.epochs}",
@@ -209,25 +232,19 @@ def _loss(model: SchNet, batch: Data, read: LabelReader) -> tuple[Tensor, int]:
     return error.square().sum() / max(count, 1), count
 
 
-def _save(
-    directory: Path | None,
-    model: SchNet,
-    average: AveragedModel,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    config: TrainConfig,
-    num_train: int,
-) -> None:
-    if directory is None:
-        return
-    path = directory / "last.safetensors"
-    save_checkpoint(path, model, average, optimizer, progress, config, num_train)
-    if progress.history:
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    if history:
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(progress.history[0]))
+        writer = csv.DictWriter(text, fieldnames=list(history[0]))
         writer.writeheader()
-        writer.writerows(progress.history)
-        write_atomically(directory / "history.csv", text.getvalue().encode())
+        writer.writerows(history)
+        write_atomically(path, text.getvalue().encode())
+
+
+def _stopped(directory: Path | None) -> str:
+    if directory is None:
+        return "training was stopped by a signal; the model has its best weights so far"
+    return f"training was stopped by a signal; go on with fit(..., '{directory}', resume=True)"
 
 
 def _report(row: dict[str, float], config: TrainConfig, units: str | None) -> None:

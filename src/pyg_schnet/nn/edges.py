@@ -1,0 +1,65 @@
+r"""The edges of a network: found or given, measured, and prepared for the convolutions."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..graph import edge_lengths, radius_graph
+from ..ops import EdgePlan
+from . import checks
+from .conv import SchNetConv
+
+if TYPE_CHECKING:
+    from .schnet import SchNet
+
+
+def measured(
+    model: "SchNet", z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Edges ``[2, E]`` and their lengths ``[E]``, differentiable in the positions.
+
+    Raises:
+        ValueError: If atoms coincide, or lengths of the user's own graph carry no gradients.
+    """
+    if edge_index is None and model.interaction_graph is not None:
+        edge_index, edge_weight = model.interaction_graph(pos, batch)
+        checks.check_interaction_graph(edge_weight, pos)
+        if (real := _between_atoms(z, edge_index)) is not None:
+            edge_index, edge_weight = edge_index[:, real], edge_weight[real]
+    else:
+        edge_index = found(model, z, pos, batch, edge_index)
+        edge_weight = edge_lengths(pos, edge_index)
+    if not torch.compiler.is_compiling():
+        checks.check_distances(edge_index, edge_weight)
+    return edge_index, edge_weight
+
+
+def found(
+    model: "SchNet", z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
+) -> Tensor:
+    """The given edges or the radius graph, without those of padding atoms."""
+    if edge_index is None:
+        radius = math.inf if model.envelope == "none" else model.cutoff
+        limit = model.config["max_num_neighbors"]
+        edge_index = radius_graph(pos, radius, batch, max_num_neighbors=limit)
+    real = _between_atoms(z, edge_index)
+    return edge_index if real is None else edge_index[:, real]
+
+
+def prepared(model: "SchNet", x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> EdgePlan:
+    """What all blocks need of the edges, once for all of them."""
+    plan = EdgePlan.build(edge_index, x.size(0), edge_weight)
+    plan.mutual = model.interaction_graph is None
+    conv = model.interactions[0].conv if len(model.interactions) > 0 else None
+    if isinstance(conv, SchNetConv) and conv.tabulates(x, plan):
+        plan = plan.with_knots(conv.knots_for(edge_weight), edge_weight)
+    return plan
+
+
+def _between_atoms(z: Tensor, edge_index: Tensor) -> Tensor | None:
+    """Which edges touch no padding atom; ``None`` if all of them."""
+    if torch.compiler.is_compiling() or not bool((z == 0).any()):
+        return None
+    return (z[edge_index] > 0).all(dim=0)

@@ -213,7 +213,7 @@ def test_forces_do_not_collect_gradients_of_the_table(monkeypatch):
 def test_non_contiguous_inputs(backend):
     case = directed(7, 20, 90, torch.float32)
     plan = case.plan()
-    x, g, table, weight = case.features(64)
+    x, _, table, weight = case.features(64)
     expected = cfconv(x, case.distances, table, plan, weight)
 
     def strided(t):

@@ -4,6 +4,8 @@ Tensors are float32 or float64; all values per edge are in the order of the plan
 recorded.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -221,10 +223,11 @@ def _call(like: Tensor, plan: EdgePlan) -> Call:
 
 
 def _collect(
-    function: object, orders: tuple[int, ...], rows: int, plan: EdgePlan, **arrays: Tensor | None
+    function: Callable, orders: tuple[int, ...], rows: int, plan: EdgePlan, **arrays: Tensor | None
 ) -> Tensor:
     g, distances = arrays["g"], arrays["distances"]
-    assert g is not None and distances is not None
+    assert g is not None
+    assert distances is not None
     width = g.size(1)
     out = g.new_empty(rows, width)
     partial = scratch("rows", (rows + 4 * _RUNS) * width, g.dtype)

@@ -5,19 +5,20 @@ A task is a run of edges; the rows where tasks meet are summed in a second step,
 whatever the number of threads.
 """
 
+# Numba infers the types of these functions when it compiles them, by rules mypy does not know.
+# mypy: ignore-errors
+
 from numba import njit
 
 from pyg_schnet.ops.cpu_kernels import (
     COUNT,
     DISTANCES,
     EDGES,
-    G,
     INTERVALS,
     LIMIT,
     OUT_X,
     RANGES,
     REVERSE,
-    S,
     SCRATCH,
     SORTED,
     SOURCE,
@@ -27,6 +28,8 @@ from pyg_schnet.ops.cpu_kernels import (
     TASKS,
     WEIGHT,
     WIDTH,
+    G,
+    S,
     X,
     Y,
     interval,

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from pyg_schnet import ops
-from pyg_schnet.ops import EdgePlan, Knots, cfconv, reference
+from pyg_schnet.ops import EdgePlan, Knots, cfconv, cpu, reference
 from pyg_schnet.ops.dispatch import kernels_for
 from pyg_schnet.ops.functions import Collect, Eager
 
@@ -101,6 +101,32 @@ def test_fused_sweeps_match_reference(make_case, dtype, width):
     assert dd is None
     arguments = (g, x, y, s, distances, table.size(0), plan)
     assert_close(kernels.collect_backward(*arguments), reference.collect_backward(*arguments))
+
+
+def test_other_distances_than_those_the_plan_has_sorted():
+    case = molecules([9, 12], torch.float64)
+    plan = case.plan()
+    x, g, table, s = case.features(8)
+    first = plan.arrange(case.distances)
+    for distances in (first, 3.0 - first, first):
+        expected = reference.collect(g, x, distances, table.size(0), plan)
+        assert_close(cpu.collect(g, x, distances, table.size(0), plan), expected)
+        arguments = (g, x, x, s, distances, table.size(0), plan)
+        assert_close(cpu.collect_backward(*arguments), reference.collect_backward(*arguments))
+
+
+def test_kernels_check_what_they_read():
+    case = molecules([5], torch.float32)
+    plan = case.plan()
+    x, g, table, _ = case.features(8)
+    with pytest.raises(ValueError, match="features"):
+        cpu.reduce(x[1:], case.distances, table, plan)
+    with pytest.raises(ValueError, match="features"):
+        cpu.product(g.double(), x, case.distances, table, plan)
+    with pytest.raises(ValueError, match="per edge"):
+        cpu.reduce(x, case.distances[1:], table, plan)
+    with pytest.raises(ValueError, match="rows"):
+        cpu.reduce(x, case.distances, table[1:], plan)
 
 
 def test_orders_above_the_third_vanish(backend):

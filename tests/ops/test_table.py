@@ -62,7 +62,7 @@ def test_covering_rounds_up_and_stops_at_the_range():
     "arguments", [(0.0, 5.0), (math.nan, 5.0), (0.2, 0.0), (0.2, math.inf), (0.2, 1.0, 2.0)]
 )
 def test_bad_knots_raise(arguments):
-    with pytest.raises(ValueError, match="need 0|length_scale"):
+    with pytest.raises(ValueError, match=r"need 0|length_scale"):
         Knots.spanning(*arguments)
 
 

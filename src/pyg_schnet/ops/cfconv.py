@@ -85,5 +85,10 @@ def _check(
             )
         if value.dtype != x.dtype:
             raise TypeError(f"'{name}' must be {x.dtype} like 'x' (got {value.dtype})")
+    if not x.device == table.device == distances.device == plan.source.device:
+        raise ValueError(
+            f"'x', 'table', 'distances' and the plan must be on one device (got {x.device}, "
+            f"{table.device}, {distances.device} and {plan.source.device})"
+        )
     if table.dtype != x.dtype:
         raise TypeError(f"'table' must be {x.dtype} like 'x' (got {table.dtype})")

@@ -4,6 +4,8 @@ Tensors are float32 or float64; all values per edge are in the order of the plan
 recorded.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,8 @@ def reduce(
     out = table.new_empty(rows, table.size(1))
     if order > MAX_ORDER or plan.num_edges == 0:
         return out.zero_()
-    x, distances, table = x.contiguous(), distances.contiguous(), table.contiguous()
+    x = _dense(x, table, plan.num_dst if transposed else plan.num_src)
+    distances, table = _per_edge(distances, table, plan), table.contiguous()
     call = _call(table, plan)
     if _sweeps(plan) and weight is None:
         call.run(
@@ -60,7 +63,7 @@ def reduce(
         edges=edges,
         distances=distances,
         table=table,
-        weight=None if weight is None else weight.contiguous(),
+        weight=None if weight is None else _per_edge(weight, table, plan),
         x=x,
         out_x=out,
     )
@@ -82,10 +85,10 @@ def product(
         count=plan.num_dst,
         rowptr=plan.rowptr,
         source=plan.source,
-        distances=distances.contiguous(),
+        distances=_per_edge(distances, table, plan),
         table=table,
-        g=g.contiguous(),
-        x=x.contiguous(),
+        g=_dense(g, table, plan.num_dst),
+        x=_dense(x, table, plan.num_src),
         out_d=out,
     )
     return out
@@ -108,10 +111,10 @@ def collect(
         (order,),
         rows,
         plan,
-        distances=distances.contiguous(),
-        weight=None if weight is None else weight.contiguous(),
-        g=g.contiguous(),
-        x=x.contiguous(),
+        distances=_per_edge(distances, g, plan),
+        weight=None if weight is None else _per_edge(weight, g, plan),
+        g=_dense(g, g, plan.num_dst),
+        x=_dense(x, g, plan.num_src),
     )
 
 
@@ -134,10 +137,10 @@ def reduce_backward(
         source=plan.source,
         blocks=plan.blocks,
         reverse=plan.reverse,
-        distances=distances.contiguous(),
+        distances=_per_edge(distances, table, plan),
         table=table,
-        g=g.contiguous(),
-        x=x.contiguous(),
+        g=_dense(g, table, plan.num_dst),
+        x=_dense(x, table, plan.num_src),
         out_x=dx,
         out_d=dd,
     )
@@ -176,12 +179,12 @@ def reduce_double_backward(
         source=plan.source,
         blocks=plan.blocks,
         reverse=plan.reverse,
-        distances=distances.contiguous(),
+        distances=_per_edge(distances, table, plan),
         table=table,
-        g=g.contiguous(),
-        x=x.contiguous(),
-        y=y.contiguous(),
-        s=s.contiguous(),
+        g=_dense(g, table, plan.num_dst),
+        x=_dense(x, table, plan.num_src),
+        y=_dense(y, table, plan.num_src),
+        s=_per_edge(s, table, plan),
         out_g=dg,
         out_x=dx,
         out_d=dd,
@@ -202,12 +205,32 @@ def collect_backward(
         (0, 1),
         rows,
         plan,
-        distances=distances.contiguous(),
-        g=g.contiguous(),
-        x=x.contiguous(),
-        y=y.contiguous(),
-        s=s.contiguous(),
+        distances=_per_edge(distances, g, plan),
+        g=_dense(g, g, plan.num_dst),
+        x=_dense(x, g, plan.num_src),
+        y=_dense(y, g, plan.num_src),
+        s=_per_edge(s, g, plan),
     )
+
+
+def _dense(features: Tensor, like: Tensor, rows: int) -> Tensor:
+    """Features as kernels read them, which cannot notice when they leave an array."""
+    if features.shape != (rows, like.size(1)) or features.dtype != like.dtype:
+        raise ValueError(
+            f"features must have shape [{rows}, {like.size(1)}] and dtype {like.dtype} "
+            f"(got {list(features.shape)}, {features.dtype})"
+        )
+    return features.contiguous()
+
+
+def _per_edge(values: Tensor, like: Tensor, plan: EdgePlan) -> Tensor:
+    """Values per edge as kernels read them."""
+    if values.shape != plan.source.shape or values.dtype != like.dtype:
+        raise ValueError(
+            f"values per edge must have shape [{plan.num_edges}] and dtype {like.dtype} "
+            f"(got {list(values.shape)}, {values.dtype})"
+        )
+    return values.contiguous()
 
 
 def _sweeps(plan: EdgePlan) -> bool:
@@ -216,15 +239,21 @@ def _sweeps(plan: EdgePlan) -> bool:
 
 
 def _call(like: Tensor, plan: EdgePlan) -> Call:
-    width = like.size(1)
-    return Call(width, plan.require_knots(), like.dtype, plan.num_edges * width)
+    width, knots = like.size(1), plan.require_knots()
+    if like.size(0) != knots.rows or not like.is_cpu or not plan.source.is_cpu:
+        raise ValueError(
+            f"the table must have {knots.rows} rows for the knots of the plan (got "
+            f"{like.size(0)}), and both must be on the CPU"
+        )
+    return Call(width, knots, like.dtype, plan.num_edges * width)
 
 
 def _collect(
-    function: object, orders: tuple[int, ...], rows: int, plan: EdgePlan, **arrays: Tensor | None
+    function: Callable, orders: tuple[int, ...], rows: int, plan: EdgePlan, **arrays: Tensor | None
 ) -> Tensor:
     g, distances = arrays["g"], arrays["distances"]
-    assert g is not None and distances is not None
+    assert g is not None
+    assert distances is not None
     width = g.size(1)
     out = g.new_empty(rows, width)
     partial = scratch("rows", (rows + 4 * _RUNS) * width, g.dtype)
@@ -254,5 +283,5 @@ def _collect(
             out_x=out,
         )
         if in_order:
-            break
-    return out
+            return out
+    raise RuntimeError("edges sorted by knot are out of order: this is a bug, please report it")

@@ -5,6 +5,9 @@ A task is a run of edges; the rows where tasks meet are summed in a second step,
 whatever the number of threads.
 """
 
+# Numba infers the types of these functions when it compiles them, by rules mypy does not know.
+# mypy: ignore-errors
+
 from numba import njit
 
 from pyg_schnet.ops.cpu_kernels import (

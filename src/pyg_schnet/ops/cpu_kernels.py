@@ -9,6 +9,9 @@ graph both directions of a pair of atoms use it, where both atoms belong to one 
 pair is visited from the atom with the higher number, whose own sums stay in registers.
 """
 
+# Numba infers the types of these functions when it compiles them, by rules mypy does not know.
+# mypy: ignore-errors
+
 from numba import njit
 
 from pyg_schnet.ops.simd import (

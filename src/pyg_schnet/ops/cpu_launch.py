@@ -1,25 +1,22 @@
 """Compiles kernels when they are first needed, lays out their arguments and runs them."""
 
 import ctypes
-import logging
 import struct
 import threading
 from collections.abc import Callable
 from functools import cache, lru_cache
 
 import torch
-from llvmlite import binding
+from llvmlite import binding  # type: ignore[import-untyped] # ships without types
 from numba import cfunc, types
-from numba.core import event
 from numba.core.ccallback import CFunc
 from torch import Tensor
 
 from pyg_schnet.ops import cpu_kernels as kernels
 from pyg_schnet.ops import threads
+from pyg_schnet.ops.compilation import source_digest
 from pyg_schnet.ops.simd import Panel
 from pyg_schnet.ops.table import Knots, spline_basis
-
-logger = logging.getLogger(__name__)
 
 # Below this number of edges times features one thread is done before a second has joined.
 _SERIAL = 200_000
@@ -35,38 +32,23 @@ def _register_bytes() -> int:
     return 32 if features.get("avx") else 16
 
 
-class _Announce(event.Listener):
-    """Says once that kernels are being compiled: it only happens where the disk has none."""
-
-    def __init__(self) -> None:
-        self.silent = False
-
-    def on_start(self, event: event.Event) -> None:
-        if not self.silent:
-            self.silent = True
-            logger.warning("compiling CPU kernels for this machine (some seconds, once)")
-
-    def on_end(self, event: event.Event) -> None:
-        pass
-
-
-_announce = _Announce()
+_digest = source_digest()
 
 
 @cache
-def _panel(dtype: torch.dtype, width: int) -> Panel:
+def panel_for(dtype: torch.dtype, width: int) -> Panel:
     """Four registers of features, or one where they are few."""
     scalar, size = (types.float32, 4) if dtype == torch.float32 else (types.float64, 8)
     lanes = _register_bytes() // size
     while lanes < width and lanes < 4 * _register_bytes() // size:
         lanes *= 2
-    return Panel(scalar, lanes, width % lanes != 0)
+    return Panel(scalar, lanes, width % lanes != 0, _digest)
 
 
 @cache
 def compile_kernel(function: Callable, panel: Panel) -> CFunc:
     """Machine code of a kernel for panels of one kind, from disk or compiled now."""
-    with _compile_lock, event.install_listener("numba:compile", _announce):
+    with _compile_lock:
         return cfunc(types.void(types.CPointer(panel)), cache=True)(function)
 
 
@@ -90,7 +72,7 @@ class Call:
     """
 
     def __init__(self, width: int, knots: Knots, dtype: torch.dtype, size: int):
-        self.panel = _panel(dtype, width)
+        self.panel = panel_for(dtype, width)
         self.knots, self.dtype, self.width = knots, dtype, width
         self.threads = torch.get_num_threads() if size >= _SERIAL else 1
         if not hasattr(_local, "arguments"):
@@ -122,7 +104,7 @@ class Call:
         for order, place in zip(orders, (kernels.TAPS, kernels.TAPS_1, kernels.TAPS_2)):
             data = _taps(order, knots.spacing, self.dtype)
             view[8 * place : 8 * place + len(data)] = data
-        threads.run(compile_kernel(function, self.panel), arguments, min(self.threads, tasks))
+        threads.run(compile_kernel(function, self.panel), arguments, self.threads)
         return bool(arguments[kernels.SORTED])
 
 

@@ -9,6 +9,9 @@ which loses no digits near zero, where ssp itself vanishes. There is no vector e
 Numba; the polynomials below are free of branches, so LLVM vectorises them.
 """
 
+# Numba infers the types of these functions when it compiles them, by rules mypy does not know.
+# mypy: ignore-errors
+
 import ctypes
 import struct
 
@@ -19,14 +22,13 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from pyg_schnet.ops import threads
-from pyg_schnet.ops.cpu_launch import compile_kernel
-from pyg_schnet.ops.simd import Panel, get, put, take, word
+from pyg_schnet.ops.cpu_launch import compile_kernel, panel_for
+from pyg_schnet.ops.simd import get, put, take, word
 
 # Elements of a task, and below which one thread is done before a second has joined.
-_CHUNK, _SERIAL = 16_384, 32_768
+_CHUNK, _SERIAL = 8_192, 32_768
 COUNTER, TASKS, COUNT, X, VALUE, SLOPE, G, H = range(8)
 _LAYOUT = struct.Struct("8q")
-_PANEL = Panel(types.float32, 1, False)
 
 
 @intrinsic
@@ -147,5 +149,5 @@ def _run(
     addresses = (0 if t is None else t.data_ptr() for t in (x, value, slope, g, h))
     arguments = ctypes.create_string_buffer(_LAYOUT.size)
     _LAYOUT.pack_into(arguments, 0, 0, tasks, count, *addresses)
-    team = min(torch.get_num_threads(), tasks) if count >= _SERIAL else 1
-    threads.run(compile_kernel(function, _PANEL), arguments, team)
+    team = torch.get_num_threads() if count >= _SERIAL else 1
+    threads.run(compile_kernel(function, panel_for(torch.float32, 1)), arguments, team)

@@ -4,6 +4,8 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from pyg_schnet.ops import compilation  # noqa: F401 - announces compilation
+
 
 def solve(values: Tensor, slopes: Tensor, spacing: float) -> Tensor:
     """Coefficients ``[n + 3, F]`` from values ``[n + 1, F]`` and end slopes ``[2, F]``."""
@@ -25,7 +27,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _pivots(count, like):
+def _pivots(count: int, like: np.ndarray) -> np.ndarray:
     """Reciprocal pivots of the matrix with diagonal 2, 4, ..., 4, 2 beside ones."""
     pivots = np.empty(count, like.dtype)
     pivots[0] = 0.5
@@ -36,7 +38,7 @@ def _pivots(count, like):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _solve(values, slopes, step, table):
+def _solve(values: np.ndarray, slopes: np.ndarray, step: float, table: np.ndarray) -> None:
     last, width = values.shape[0] - 1, values.shape[1]
     pivots = _pivots(last + 1, values)
     three, six, h = values.dtype.type(3), values.dtype.type(6), values.dtype.type(step)
@@ -61,7 +63,9 @@ def _solve(values, slopes, step, table):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _solve_transposed(grad, step, values, slopes):
+def _solve_transposed(
+    grad: np.ndarray, step: float, values: np.ndarray, slopes: np.ndarray
+) -> None:
     last, width = values.shape[0] - 1, values.shape[1]
     pivots = _pivots(last + 1, grad)
     three, six, h = grad.dtype.type(3), grad.dtype.type(6), grad.dtype.type(step)

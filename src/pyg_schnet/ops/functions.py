@@ -91,9 +91,10 @@ class Reduce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
+        x, distances, table, weight = ctx.saved_tensors
         ops, order, transposed = ctx.options
         grads = rules.reduce_gradients(
-            ops, wanted(ctx), grad, *ctx.saved_tensors, order, transposed
+            ops, wanted(ctx), grad, x, distances, table, weight, order, transposed
         )
         return (*grads, None, None, None)
 
@@ -117,8 +118,9 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
+        g, x, distances, table = ctx.saved_tensors
         ops, order = ctx.options
-        grads = rules.product_gradients(ops, wanted(ctx), grad, *ctx.saved_tensors, order)
+        grads = rules.product_gradients(ops, wanted(ctx), grad, g, x, distances, table, order)
         return (*grads, None, None)
 
 
@@ -142,8 +144,9 @@ class Collect(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
+        g, x, distances, weight = ctx.saved_tensors
         ops, order = ctx.options
-        grads = rules.collect_gradients(ops, wanted(ctx), grad, *ctx.saved_tensors, order)
+        grads = rules.collect_gradients(ops, wanted(ctx), grad, g, x, distances, weight, order)
         return (*grads, None, None, None)
 
 

@@ -19,9 +19,10 @@ from pyg_schnet.ops.table import Knots
 def pack(plan: EdgePlan) -> Tensor:
     """All integers of a plan in one int32 tensor."""
     assert plan.rowptr is not None
-    sweeps = plan.symmetric and plan.blocks is not None
-    blocks = plan.blocks if sweeps else plan.rowptr.new_zeros(NUM_BLOCKS + 1)
-    flag = plan.rowptr.new_full((1,), int(sweeps))
+    blocks = plan.blocks if plan.symmetric else None
+    flag = plan.rowptr.new_full((1,), int(blocks is not None))
+    if blocks is None:
+        blocks = plan.rowptr.new_zeros(NUM_BLOCKS + 1)
     return torch.cat([flag, blocks, plan.rowptr, plan.source, plan.target, *plan.transposed()])
 
 

@@ -92,7 +92,7 @@ class EdgePlan:
         """
         if edge_index.dim() != 2 or edge_index.size(0) != 2:
             raise ValueError(f"'edge_index' must have shape [2, E] (got {list(edge_index.shape)})")
-        num_src, num_dst = (num_nodes, num_nodes) if isinstance(num_nodes, int) else num_nodes
+        num_src, num_dst = num_nodes if isinstance(num_nodes, tuple) else (num_nodes, num_nodes)
         if distances is not None:
             distances = distances.detach()
             if distances.shape != edge_index.shape[1:]:

@@ -3,11 +3,15 @@
 import numpy as np
 from numba import njit
 
+from pyg_schnet.ops import compilation  # noqa: F401 - announces compilation
+
 SORTED, UNSORTED, OUT_OF_RANGE, NOT_A_NUMBER = range(4)
 
 
 @njit(cache=True, nogil=True)
-def sort_edges(edge_index, lengths, num_src, num_dst):
+def sort_edges(
+    edge_index: np.ndarray, lengths: np.ndarray, num_src: int, num_dst: int
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Row pointers, sources, destinations and the permutation that sorts the edges."""
     num_edges = edge_index.shape[1]
     rowptr = np.zeros(num_dst + 1, np.int32)
@@ -75,7 +79,9 @@ def sort_edges(edge_index, lengths, num_src, num_dst):
 
 
 @njit(cache=True, nogil=True)
-def match_reverse(rowptr, source, lengths, num_blocks):
+def match_reverse(
+    rowptr: np.ndarray, source: np.ndarray, lengths: np.ndarray, num_blocks: int
+) -> tuple[bool, np.ndarray, np.ndarray]:
     """Whether every edge has a reverse of its length, that edge, and cuts for threads."""
     num_atoms = rowptr.shape[0] - 1
     num_edges = source.shape[0]
@@ -106,16 +112,18 @@ def match_reverse(rowptr, source, lengths, num_blocks):
 
 
 @njit(cache=True, nogil=True)
-def sort_by_knot(scaled, source, target, intervals, pairs_once):
+def sort_by_knot(
+    scaled: np.ndarray, source: np.ndarray, target: np.ndarray, intervals: int, pairs_once: bool
+) -> np.ndarray:
     """Edges by rising knot, each pair of atoms if ``pairs_once``, from the lower atom."""
     num_edges = scaled.shape[0]
     count = np.zeros(intervals + 2, np.int32)
     knot = np.empty(num_edges, np.int32)
     for e in range(num_edges):
         t = scaled[e]
-        k = np.int32(0)
+        k = 0
         if t > 0:
-            k = np.int32(min(t, intervals - 1))
+            k = int(min(t, intervals - 1))
         knot[e] = k
         if not pairs_once or source[e] <= target[e]:
             count[k + 1] += 1

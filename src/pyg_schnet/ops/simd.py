@@ -9,6 +9,9 @@ A kernel takes one pointer to its arguments, eight bytes each, typed as a pointe
 it computes with: so one source serves all widths and dtypes.
 """
 
+# Numba infers the types of these functions when it compiles them, by rules mypy does not know.
+# mypy: ignore-errors
+
 import operator
 
 from llvmlite import ir
@@ -22,16 +25,21 @@ _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 class Panel(types.Type):
-    """A vector of features; a masked one also serves where fewer features are left."""
+    """A vector of features; a masked one also serves where fewer features are left.
 
-    def __init__(self, dtype, lanes, masked):
+    The version is part of the type's name, by which kernels are found in Numba's cache.
+    """
+
+    def __init__(self, dtype, lanes, masked, version=""):
         self.dtype, self.lanes, self.masked = dtype, lanes, masked
-        super().__init__(name=f"Panel({dtype}, {lanes}, {masked})")
+        super().__init__(name=f"Panel({dtype}, {lanes}, {masked}, {version})")
 
     def scalar_type(self):
+        """The LLVM type of one feature."""
         return ir.FloatType() if self.dtype is types.float32 else ir.DoubleType()
 
     def vector_type(self):
+        """The LLVM type of the panel."""
         return ir.VectorType(self.scalar_type(), self.lanes)
 
 
@@ -318,9 +326,11 @@ _add, _multiply = _arithmetic("fadd"), _arithmetic("fmul")
 def _panel_add(left, right):
     if isinstance(left, Panel) and isinstance(right, Panel):
         return lambda left, right: _add(left, right)
+    return None
 
 
 @overload(operator.mul, inline="always")
 def _panel_multiply(left, right):
     if isinstance(left, Panel) or isinstance(right, Panel):
         return lambda left, right: _multiply(left, right)
+    return None

@@ -1,35 +1,56 @@
 r"""Runs kernels on the threads of PyTorch.
 
-Numba's own thread pools do not fit beside PyTorch's. Its ``workqueue`` aborts when two Python
-threads call at once, ``omp`` kills forked children, and either has threads that compete with
-OpenMP threads of PyTorch, which still spin after its last operator. So kernels are handed to
-the very OpenMP runtime that PyTorch has loaded: its threads are awake, and concurrent callers get
-a team each, as they do from PyTorch.
+Numba's own thread pools do not fit beside PyTorch's: ``workqueue`` aborts when two Python threads
+call at once, ``omp`` kills forked children, and the threads of either compete with the OpenMP
+threads of PyTorch, which keep spinning after its operators. So kernels are handed to the very
+OpenMP runtime that PyTorch has loaded: its threads are awake, and concurrent callers get a team
+each. Where PyTorch has another runtime (macOS, Windows), Python threads do the work.
 """
 
 import ctypes
 import os
-import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from pathlib import Path
 
 import torch
+from numba.core.ccallback import CFunc
 
-_state: dict[str, object] = {"forked": False}
-_local = threading.local()
+_forked = False
 
 
 def _after_fork() -> None:
-    # OpenMP threads do not survive a fork, and its runtime waits for them forever.
-    _state["forked"] = True
+    # OpenMP threads do not survive a fork, and its runtime would wait for them forever: a forked
+    # worker uses its own thread only, as PyTorch's loaders want it to.
+    global _forked
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _find_parallel() -> object:
-    """``GOMP_parallel`` of the OpenMP runtime PyTorch is linked to, if it has one."""
+def run(kernel: CFunc, arguments: ctypes.Array, threads: int) -> None:
+    """Calls ``kernel(arguments)`` on each thread of a team, which share out its tasks."""
+    address = ctypes.addressof(arguments)
+    if threads <= 1 or _forked:
+        kernel.ctypes(address)
+        return
+    parallel = _openmp()
+    if parallel is not None:
+        parallel(kernel.address, address, threads, 0)
+    else:
+        helpers = [_pool(threads).submit(kernel.ctypes, address) for _ in range(threads - 1)]
+        kernel.ctypes(address)
+        wait(helpers)
+
+
+@cache
+def _openmp() -> Callable[..., None] | None:
+    """``GOMP_parallel`` of the OpenMP runtime that PyTorch is linked to, if it has one."""
     try:
+        # Symbols are looked up in the library's dependencies too, whatever their names.
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         parallel = library.GOMP_parallel
     except (OSError, AttributeError):
@@ -39,12 +60,6 @@ def _find_parallel() -> object:
     return parallel
 
 
-_parallel = _find_parallel()
-
-
-def run(kernel, arguments: ctypes.Array, threads: int) -> None:
-    """Calls ``kernel(arguments)`` on every thread of a team; they share out the tasks."""
-    if threads > 1 and _parallel is not None and not _state["forked"]:
-        _parallel(kernel.address, ctypes.addressof(arguments), threads, 0)
-    else:
-        kernel.ctypes(ctypes.addressof(arguments))
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix="pyg_schnet")

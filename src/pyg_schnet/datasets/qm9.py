@@ -21,8 +21,9 @@ class QM9(QM9Properties):
     <https://doi.org/10.1038/sdata.2014.22>`_ (Ramakrishnan et al., Sci. Data 1, 140022, 2014).
 
     130,831 organic molecules with up to nine C, N, O and F atoms at their minimum of energy, with
-    19 properties from B3LYP/6-31G(2df,p). Coordinates come from the original xyz files, rounded
-    to float32 only: to 1e-7 angstrom, where the SDF file of other copies has 1e-4. The 3,054 molecules whose geometry does not fit their SMILES are left out.
+    19 properties from B3LYP/6-31G(2df,p). Coordinates come from the original xyz files, rounded to
+    float32 only: to 1e-7 angstrom, where the SDF file of other copies has 1e-4. The 3,054 molecules
+    whose geometry does not fit their SMILES are left out.
 
     Targets have the order and units of :class:`torch_geometric.datasets.QM9`:
 

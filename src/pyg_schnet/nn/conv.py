@@ -207,13 +207,14 @@ class SchNetConv(MessagePassing):
             with torch.autocast(x.device.type, enabled=False):
                 return self._convolve(x.to(weight.dtype), edges, edge_weight, size)
         distances = edge_weight.to(weight.dtype)
-        if not isinstance(edges, EdgePlan):
+        if isinstance(edges, EdgePlan):
+            plan = edges
+        else:
             # The kernels know sources and targets only.
-            edges = self._oriented(edges)
             size = (x.size(0), x.size(0)) if size is None else self._oriented(size)
-            edges = EdgePlan.build(edges, size, distances)
-        plan = self._with_knots(edges, distances)
-        table = self.table(plan.knots)
+            plan = EdgePlan.build(self._oriented(edges), size, distances)
+        plan = self._with_knots(plan, distances)
+        table = self.table(plan.require_knots())
         if table.size(1) != self.num_filters:
             raise ValueError(
                 f"the filter must give one row of {self.num_filters} values per edge "

@@ -48,6 +48,8 @@ def predict(
     """
     if not _is_plain(model):
         return None
+    blocks: list[Any] = list(model.interactions)
+    readout: Any = model.readout
     model._check(z, pos, batch, batch_size)
     z = z.long()
     if batch is None:
@@ -59,7 +61,7 @@ def predict(
     checks.check_distances(edge_index, lengths)
     x = model.embedding(z)  # [N, F]
     plan = edges.prepared(model, x, edge_index, lengths.to(x.dtype))
-    tabulated = all(block.conv.tabulates(x, plan) for block in model.interactions)
+    tabulated = all(block.conv.tabulates(x, plan) for block in blocks)
     if not tabulated or plan.short is not None:
         return None
     vectors, lengths = plan.arrange(vectors), plan.arrange(lengths)
@@ -68,7 +70,7 @@ def predict(
 
     # 1. Forward, keeping what the way back needs.
     tape = []
-    for block in model.interactions:
+    for block in blocks:
         conv = block.conv
         table = conv.table(plan.knots)
         u = _linear(conv.lin1, x)
@@ -76,7 +78,6 @@ def predict(
         value, slope = value_and_slope(_linear(conv.lin2, y))
         x = x + _linear(block.lin, value)
         tape.append((block, table, u, slope))
-    readout: AtomwiseReadout = model.readout
     value, slope = value_and_slope(_linear(readout.lin1, x))
     output, contributions = readout.pool(_linear(readout.lin2, value), z, batch, batch_size)
     if not with_forces:
@@ -89,7 +90,7 @@ def predict(
     for block, table, u, slope in reversed(tape):
         conv = block.conv
         by_y = ((by_x @ block.lin.weight) * slope) @ conv.lin2.weight
-        if block is model.interactions[0]:  # embeddings do not depend on positions
+        if block is blocks[0]:  # embeddings do not depend on positions
             by_distance += kernels.product(by_y, u, distances, table, plan, 1)
         else:
             by_u, slopes = kernels.reduce_backward(by_y, u, distances, table, plan)

@@ -3,10 +3,10 @@ r"""The continuous-filter convolution."""
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops import library, reference
-from pyg_schnet.ops.dispatch import kernels_for, selected_backend, transforming
-from pyg_schnet.ops.functions import Eager
-from pyg_schnet.ops.plan import EdgePlan
+from . import library, reference
+from .dispatch import kernels_for, selected_backend, transforming
+from .functions import Eager
+from .plan import EdgePlan
 
 
 def cfconv(

@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops import cpu_collect, cpu_kernels
-from pyg_schnet.ops.cpu_launch import Call, scratch
-from pyg_schnet.ops.plan import NUM_BLOCKS, EdgePlan
-from pyg_schnet.ops.table import MAX_ORDER
+from . import cpu_collect, cpu_kernels
+from .cpu_launch import Call, scratch
+from .plan import NUM_BLOCKS, EdgePlan
+from .table import MAX_ORDER
 
 # Runs of edges that collect sums up separately. A constant: see NUM_BLOCKS.
 _RUNS = 32

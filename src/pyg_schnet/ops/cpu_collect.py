@@ -10,7 +10,7 @@ whatever the number of threads.
 
 from numba import njit
 
-from pyg_schnet.ops.cpu_kernels import (
+from .cpu_kernels import (
     COUNT,
     DISTANCES,
     EDGES,
@@ -35,7 +35,7 @@ from pyg_schnet.ops.cpu_kernels import (
     interval,
     scaled,
 )
-from pyg_schnet.ops.simd import (
+from .simd import (
     cubic,
     get,
     get_index,

@@ -14,7 +14,7 @@ pair is visited from the atom with the higher number, whose own sums stay in reg
 
 from numba import njit
 
-from pyg_schnet.ops.simd import (
+from .simd import (
     cubic,
     get,
     get_index,

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 
 import torch
-from llvmlite import binding  # type: ignore[import-untyped] # ships without types
+from llvmlite import binding
 from numba import cfunc, types
 from numba.core.ccallback import CFunc
 from torch import Tensor
 
-from pyg_schnet.ops import cpu_kernels as kernels
-from pyg_schnet.ops import threads
-from pyg_schnet.ops.compilation import source_digest
-from pyg_schnet.ops.simd import Panel
-from pyg_schnet.ops.table import Knots, spline_basis
+from . import cpu_kernels as kernels
+from . import threads
+from .compilation import source_digest
+from .simd import Panel
+from .table import Knots, spline_basis
 
 # Below this number of edges times features one thread is done before a second has joined.
 _SERIAL = 200_000

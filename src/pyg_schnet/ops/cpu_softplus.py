@@ -21,9 +21,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from pyg_schnet.ops import threads
-from pyg_schnet.ops.cpu_launch import compile_kernel, panel_for
-from pyg_schnet.ops.simd import get, put, take, word
+from . import threads
+from .cpu_launch import compile_kernel, panel_for
+from .simd import get, put, take, word
 
 # Elements of a task, and below which one thread is done before a second has joined.
 _CHUNK, _SERIAL = 8_192, 32_768

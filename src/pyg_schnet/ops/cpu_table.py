@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from pyg_schnet.ops import compilation  # noqa: F401 - announces compilation
+from . import compilation  # noqa: F401 - announces compilation
 
 
 def solve(values: Tensor, slopes: Tensor, spacing: float) -> Tensor:

@@ -76,10 +76,10 @@ def has_kernels(tensor: Tensor) -> bool:
 def kernels_for(tensor: Tensor) -> ModuleType:
     """The module whose primitives run on ``tensor``."""
     if selected_backend(tensor) == "cpu":
-        from pyg_schnet.ops import cpu
+        from . import cpu
 
         return cpu
-    from pyg_schnet.ops import reference
+    from . import reference
 
     return reference
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops import rules
-from pyg_schnet.ops.plan import EdgePlan
-from pyg_schnet.ops.rules import Gradients
+from . import rules
+from .plan import EdgePlan
+from .rules import Gradients
 
 # ruff: noqa: D102 - forward and backward are what autograd Functions consist of.
 

@@ -5,8 +5,8 @@ What :func:`pyg_schnet.edge_lengths` and its derivative do, in two loops over th
 
 from torch import Tensor
 
-from pyg_schnet.ops.dispatch import use_cpu_kernels
-from pyg_schnet.ops.plan import EdgePlan
+from .dispatch import use_cpu_kernels
+from .plan import EdgePlan
 
 
 def edge_vectors(pos: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -20,7 +20,7 @@ def edge_vectors(pos: Tensor, edge_index: Tensor) -> tuple[Tensor, Tensor]:
         Vectors ``[E, D]`` and lengths ``[E]``.
     """
     if use_cpu_kernels(pos):
-        from pyg_schnet.ops import geometry_kernels
+        from . import geometry_kernels
 
         vectors = pos.new_empty(edge_index.size(1), pos.size(1))
         lengths = pos.new_empty(edge_index.size(1))
@@ -57,7 +57,7 @@ def forces_from_distances(
     """
     forces = vectors.new_zeros(plan.num_dst, vectors.size(1))
     if use_cpu_kernels(vectors):
-        from pyg_schnet.ops import geometry_kernels
+        from . import geometry_kernels
 
         geometry_kernels.forces(
             slopes.contiguous().numpy(),

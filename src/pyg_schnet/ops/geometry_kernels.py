@@ -5,9 +5,11 @@ import math
 import numpy as np
 from numba import njit
 
+from . import compilation  # noqa: F401 - announces compilation
+
 
 @njit(cache=True, nogil=True)
-def pairs_within(pos, first, radius):
+def pairs_within(pos: np.ndarray, first: np.ndarray, radius: float) -> np.ndarray:
     """Directed edges between atoms of a molecule, sorted by target and then by source.
 
     ``first`` holds the first atom of the molecule of each atom.
@@ -43,7 +45,9 @@ def pairs_within(pos, first, radius):
 
 
 @njit(cache=True, nogil=True)
-def edge_vectors(pos, edge_index, vectors, lengths):
+def edge_vectors(
+    pos: np.ndarray, edge_index: np.ndarray, vectors: np.ndarray, lengths: np.ndarray
+) -> None:
     """Vectors from target to source, and their lengths."""
     for e in range(edge_index.shape[1]):
         j, i = edge_index[0, e], edge_index[1, e]
@@ -56,7 +60,14 @@ def edge_vectors(pos, edge_index, vectors, lengths):
 
 
 @njit(cache=True, nogil=True)
-def forces(slopes, vectors, lengths, source, target, out):
+def forces(
+    slopes: np.ndarray,
+    vectors: np.ndarray,
+    lengths: np.ndarray,
+    source: np.ndarray,
+    target: np.ndarray,
+    out: np.ndarray,
+) -> None:
     """Adds up the pull of every edge on both of its atoms."""
     for e in range(source.shape[0]):
         scale = slopes[e] / lengths[e]

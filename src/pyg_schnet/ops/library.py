@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops import rules
-from pyg_schnet.ops.dispatch import kernels_for
-from pyg_schnet.ops.plan import NUM_BLOCKS, EdgePlan
-from pyg_schnet.ops.rules import Gradients
-from pyg_schnet.ops.table import Knots
+from . import rules
+from .dispatch import kernels_for
+from .plan import NUM_BLOCKS, EdgePlan
+from .rules import Gradients
+from .table import Knots
 
 
 def pack(plan: EdgePlan) -> Tensor:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops.dispatch import selected_backend, use_cpu_kernels
-from pyg_schnet.ops.table import Knots
+from .dispatch import selected_backend, use_cpu_kernels
+from .table import Knots
 
 # Parts of a batch that threads share out. A constant, so that no result can depend on how many
 # threads there are.
@@ -187,7 +187,7 @@ class EdgePlan:
         """
         knots = self.require_knots()
         if again or self._by_knot is None or self._by_knot[0] != knots:
-            from pyg_schnet.ops import plan_kernels
+            from . import plan_kernels
 
             scaled = (distances.detach() - knots.start) * (1.0 / knots.spacing)
             order = plan_kernels.sort_by_knot(
@@ -278,7 +278,7 @@ def _trace(
     if distances is None or selected_backend(distances) == "reference":
         # Plain PyTorch: nothing that depends on values is traced, and any order of edges will do.
         return EdgePlan(edge_index[0].int(), edge_index[1].int(), num_src, num_dst)
-    from pyg_schnet.ops import library
+    from . import library
 
     shortest, longest = 0.0, math.inf
     if knots is not None:
@@ -330,7 +330,7 @@ def _build_anywhere(
 def _build_on_cpu(
     edge_index: Tensor, num_src: int, num_dst: int, distances: Tensor | None
 ) -> EdgePlan:
-    from pyg_schnet.ops import plan_kernels
+    from . import plan_kernels
 
     num_edges = edge_index.size(1)
     if max(num_edges, num_src, num_dst) >= 2**31 - 1:

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from pyg_schnet.ops import compilation  # noqa: F401 - announces compilation
+from . import compilation  # noqa: F401 - announces compilation
 
 SORTED, UNSORTED, OUT_OF_RANGE, NOT_A_NUMBER = range(4)
 

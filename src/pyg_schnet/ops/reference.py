@@ -18,8 +18,8 @@ the kernels, tensors of shape ``[E, F]`` do arise.
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops.plan import EdgePlan
-from pyg_schnet.ops.table import locate, spline_basis
+from .plan import EdgePlan
+from .table import locate, spline_basis
 
 
 def reduce(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops.dispatch import use_cpu_kernels
+from .dispatch import use_cpu_kernels
 
 _LN_2 = math.log(2.0)
 
@@ -36,7 +36,7 @@ def shifted_softplus(x: Tensor) -> Tensor:
 def value_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
     """Shifted softplus and its derivative, without a graph."""
     if x.dtype == torch.float32 and use_cpu_kernels(x) and x.numel() > 0:
-        from pyg_schnet.ops import cpu_softplus
+        from . import cpu_softplus
 
         value, slope = cpu_softplus.shifted_softplus(x, True)
         assert slope is not None
@@ -49,7 +49,7 @@ class _ShiftedSoftplus(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        from pyg_schnet.ops import cpu_softplus
+        from . import cpu_softplus
 
         value, slope = cpu_softplus.shifted_softplus(x, ctx.needs_input_grad[0])
         if slope is not None:
@@ -78,6 +78,6 @@ class _Slope(torch.autograd.Function):
         if torch.is_grad_enabled():
             slope = torch.sigmoid(x)
             return h * slope, h * g * slope * (1 - slope), None
-        from pyg_schnet.ops import cpu_softplus
+        from . import cpu_softplus
 
         return (*cpu_softplus.slope_backward(h, g, slope), None)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops.dispatch import use_cpu_kernels
+from .dispatch import use_cpu_kernels
 
 # A cubic has three derivatives; those above vanish.
 MAX_ORDER = 3
@@ -250,7 +250,7 @@ class _SplineTable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, slopes: Tensor, spacing: float) -> Tensor:
-        from pyg_schnet.ops import cpu_table
+        from . import cpu_table
 
         ctx.spacing = spacing
         return cpu_table.solve(values, slopes, spacing)
@@ -265,7 +265,7 @@ class _SplineTableTransposed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, grad: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
-        from pyg_schnet.ops import cpu_table
+        from . import cpu_table
 
         ctx.spacing = spacing
         return cpu_table.solve_transposed(grad, spacing)

@@ -54,6 +54,17 @@ def radius_graph(
     """
     pos = pos.detach()
     _check(pos, r, batch)
+    return neighbors(pos, r, batch, max_num_neighbors, backend)
+
+
+def neighbors(
+    pos: Tensor,
+    r: float,
+    batch: Tensor | None,
+    max_num_neighbors: int | None = None,
+    backend: str = "torch",
+) -> Tensor:
+    """The edges of :func:`radius_graph`, of atoms that have been checked already."""
     if pos.size(0) == 0:
         return torch.empty(2, 0, dtype=torch.long, device=pos.device)
     if backend == "torch" and use_cpu_kernels(pos):
@@ -233,7 +244,7 @@ def _nearest(pos: Tensor, edge_index: Tensor, k: int) -> Tensor:
     warnings.warn(
         f"max_num_neighbors={k} drops neighbours: an atom has up to {int(degree.max())}. "
         "Energies become discontinuous; use max_num_neighbors=None",
-        stacklevel=3,
+        stacklevel=4,
     )
     by_distance = edge_lengths(pos, edge_index).argsort(stable=True)
     order = by_distance[edge_index[1][by_distance].argsort(stable=True)]

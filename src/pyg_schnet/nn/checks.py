@@ -47,12 +47,13 @@ def check_atoms(
         raise TypeError(f"'batch' must hold integers (got {batch.dtype})")
     if z.numel() == 0:
         return
-    if not (finite := pos.detach().isfinite().all(dim=-1)).all():
-        atom = int((~finite).nonzero()[0])
+    if not (finite := pos.detach().isfinite()).all():
+        atom = int((~finite.all(dim=-1)).nonzero()[0])
         raise ValueError(
             f"positions must be finite (got {pos[atom].detach().tolist()} for atom {atom})"
         )
-    if int(z.min()) < 0 or int(z.max()) >= NUM_SPECIES:
+    low, high = z.aminmax()
+    if int(low) < 0 or int(high) >= NUM_SPECIES:
         atom = int(((z < 0) | (z >= NUM_SPECIES)).nonzero()[0])
         raise ValueError(f"atomic numbers must be 1 to 100 (got {int(z[atom])} for atom {atom})")
     if batch is None:

@@ -192,10 +192,14 @@ class SchNetConv(MessagePassing):
             and x.dim() == 2
             and self.aggr in ("sum", "add")
             and not self.explain
-            and not any(getattr(self, hooks) for hooks in _HOOKS)
+            and not self.has_message_hooks()
             and type(self).message is SchNetConv.message
             and type(self).propagate is SchNetConv.propagate
         )
+
+    def has_message_hooks(self) -> bool:
+        """Whether somebody listens to the messages, of which the kernels have none."""
+        return any(getattr(self, hooks) for hooks in _HOOKS)
 
     def _convolve(
         self, x: Tensor, edges: Tensor | EdgePlan, edge_weight: OptTensor, size: Size
@@ -273,6 +277,17 @@ class SchNetConv(MessagePassing):
             table, error = frozen_table(self.filter, knots)
         self._frozen = (knots, table.to(self.lin1.weight))
         return self
+
+    @property
+    def frozen_knots(self) -> Knots:
+        """Knots of the frozen table.
+
+        Raises:
+            RuntimeError: If the layer is not frozen.
+        """
+        if self._frozen is None:
+            raise RuntimeError("the layer is not frozen: call freeze() first")
+        return self._frozen[0]
 
     def thaw(self) -> None:
         """Forgets the table that :meth:`freeze` made."""

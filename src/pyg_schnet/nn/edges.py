@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..graph import edge_lengths, radius_graph
+from ..graph import edge_lengths, neighbors
 from ..ops import EdgePlan
 from . import checks
 from .conv import SchNetConv
@@ -43,7 +43,7 @@ def found(
     if edge_index is None:
         radius = math.inf if model.envelope == "none" else model.cutoff
         limit = model.config["max_num_neighbors"]
-        edge_index = radius_graph(pos, radius, batch, max_num_neighbors=limit)
+        edge_index = neighbors(pos.detach(), radius, batch, limit)
     real = _between_atoms(z, edge_index)
     return edge_index if real is None else edge_index[:, real]
 

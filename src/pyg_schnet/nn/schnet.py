@@ -15,7 +15,6 @@ from .conv import SchNetConv
 from .filters import GaussianFilter
 from .interaction import InteractionBlock
 from .readout import AtomwiseReadout, DipoleReadout
-from .response import forces_from_energy
 
 _KIND = "SchNet model"
 
@@ -151,6 +150,7 @@ class SchNet(nn.Module):
             self.readout = AtomwiseReadout(hidden_channels, readout, mean, std, atomref)
         # Atomic numbers the model knows; training narrows it to what it has seen.
         self.register_buffer("species", torch.ones(NUM_SPECIES, dtype=torch.bool))
+        self._program: inference.Program | None = None
         #: Whether to refuse others; ``evaluate`` does not, since it measures the error.
         self.refuse_unknown_species = True
 
@@ -184,8 +184,8 @@ class SchNet(nn.Module):
     def from_pyg(cls, model: Any, target: str | None = None, units: str | None = None) -> "SchNet":
         """Copies a :class:`torch_geometric.nn.SchNet`, weight for weight.
 
-        Outputs are equal, except that padding atoms (z = 0) contribute nothing here and that no
-        neighbour is dropped. See :func:`pyg_schnet.nn.convert.from_pyg`.
+        Padding atoms (z = 0) contribute nothing here, and no neighbour is dropped; outputs are
+        equal otherwise. See :func:`pyg_schnet.nn.convert.from_pyg`.
         """
         from .convert import from_pyg
 
@@ -202,7 +202,19 @@ class SchNet(nn.Module):
         self.eval()
         for conv in self._convs:
             conv.freeze()
+        finest = max((conv.frozen_knots for conv in self._convs), key=lambda k: k.intervals)
+        for conv in self._convs:  # on the same knots, blocks share what is prepared of the edges
+            if conv.frozen_knots != finest:
+                conv.freeze(finest)
+        self._program = inference.Program.read(self)
         return self
+
+    def program(self) -> inference.Program | None:
+        """The network as :meth:`predict` runs it, read anew unless it is frozen."""
+        if self._program is None or not self._program.is_current():
+            self._program = None
+            return inference.Program.read(self)
+        return self._program
 
     @property
     def target(self) -> str:
@@ -230,12 +242,13 @@ class SchNet(nn.Module):
 
     @property
     def mode(self) -> str:
-        """How filters are evaluated: ``"auto"``, ``"exact"`` or ``"table"``."""
+        """How filters are evaluated, see :class:`SchNetConv`."""
         return self._convs[0].mode if self._convs else "auto"
 
     @mode.setter
     def mode(self, mode: str) -> None:
         for conv in self._convs:
+            conv.thaw()
             conv.mode = mode
 
     @property
@@ -298,7 +311,7 @@ class SchNet(nn.Module):
             pos: Positions ``[N, D]`` in angstrom.
             batch: Molecule of each atom ``[N]``, sorted; one molecule if ``None``.
             edge_index: Edges ``[2, E]``, to skip the neighbour search.
-            batch_size: Number B of molecules; needed only where the last ones have no atoms.
+            batch_size: Number B of molecules, needed where the last ones have no atoms.
 
         Returns:
             ``[B, 1]`` in float64, in ``self.units``.
@@ -339,7 +352,7 @@ class SchNet(nn.Module):
             inputs = checks.unpack(self, data)
             output, contributions, x, negative_gradient = inference.predict(
                 self, **inputs, with_forces=forces
-            ) or self._predict_by_autograd(inputs, forces)
+            ) or inference.predict_by_autograd(self, **inputs, with_forces=forces)
         result = {self.target: output.squeeze(-1)}
         if negative_gradient is not None:
             result["forces"] = negative_gradient
@@ -349,15 +362,6 @@ class SchNet(nn.Module):
             result["features"] = x
         return result
 
-    def _predict_by_autograd(
-        self, inputs: dict[str, Any], forces: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        with torch.set_grad_enabled(forces):
-            pos = inputs["pos"].detach().clone().requires_grad_(forces)
-            output, contributions, x = self._evaluate(**(inputs | {"pos": pos}))
-            gradient = forces_from_energy(output, pos) if forces else None
-        return output.detach(), contributions.detach(), x.detach(), gradient
-
     def _evaluate(
         self,
         z: Tensor,
@@ -366,12 +370,7 @@ class SchNet(nn.Module):
         edge_index: Tensor | None = None,
         batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        self._check(z, pos, batch, batch_size)
-        z = z.long()
-        if batch is None:
-            batch, batch_size = torch.zeros_like(z), batch_size or 1
-        if batch_size is None:
-            batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
+        z, batch, batch_size = self._checked(z, pos, batch, batch_size)
         if edge_index is not None and not torch.compiler.is_compiling():
             checks.check_edges(edge_index, batch)
         edge_index, edge_weight = edges.measured(self, z, pos, batch, edge_index)
@@ -383,12 +382,20 @@ class SchNet(nn.Module):
         output, contributions = self.readout(x, z, pos, batch, batch_size)
         return output, contributions, x
 
-    def _check(self, z: Tensor, pos: Tensor, batch: Tensor | None, batch_size: int | None) -> None:
-        if torch.compiler.is_compiling():
-            return
-        checks.check_atoms(z, pos, batch, batch_size)
-        if self.refuse_unknown_species:
-            checks.check_species(z, self.species)
+    def _checked(
+        self, z: Tensor, pos: Tensor, batch: Tensor | None, batch_size: int | None
+    ) -> tuple[Tensor, Tensor, int]:
+        """Checks the atoms; atomic numbers as int64, molecules and how many there are."""
+        if not torch.compiler.is_compiling():
+            checks.check_atoms(z, pos, batch, batch_size)
+            if self.refuse_unknown_species:
+                checks.check_species(z, self.species)
+        z = z.long()
+        if batch is None:
+            return z, torch.zeros_like(z), batch_size or 1
+        if batch_size is None:
+            batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
+        return z, batch, batch_size
 
     def __repr__(self) -> str:
         shown = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")

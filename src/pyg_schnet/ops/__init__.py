@@ -4,7 +4,7 @@ from .cfconv import cfconv
 from .dispatch import backend, has_kernels, kernels_for
 from .geometry import edge_vectors, forces_from_distances
 from .plan import EdgePlan
-from .softplus import shifted_softplus, value_and_slope
+from .softplus import shifted_softplus
 from .table import Knots, spline_table
 
 __all__ = [
@@ -18,5 +18,4 @@ __all__ = [
     "kernels_for",
     "shifted_softplus",
     "spline_table",
-    "value_and_slope",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import cpu_collect, cpu_kernels
+from . import cpu_collect, cpu_kernels, cpu_softplus, reference
 from .cpu_launch import Call, scratch
 from .plan import NUM_BLOCKS, EdgePlan
 from .table import MAX_ORDER
@@ -231,6 +231,15 @@ def _per_edge(values: Tensor, like: Tensor, plan: EdgePlan) -> Tensor:
             f"(got {list(values.shape)}, {values.dtype})"
         )
     return values.contiguous()
+
+
+def softplus_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`.reference.softplus_and_slope`."""
+    if x.dtype != torch.float32 or x.numel() == 0:
+        return reference.softplus_and_slope(x)
+    value, slope = cpu_softplus.shifted_softplus(x, True)
+    assert slope is not None
+    return value, slope
 
 
 def _sweeps(plan: EdgePlan) -> bool:

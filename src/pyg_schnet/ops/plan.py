@@ -1,7 +1,8 @@
 r"""What the edges of a batch need before convolutions can run on them, prepared once."""
 
 import math
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -137,7 +138,9 @@ class EdgePlan:
             _check_range(low, high, knots)
             if low < knots.start:
                 short = (distances < knots.start).nonzero()[:, 0]
-        return replace(self, knots=knots, short=short)
+        plan = copy(self)
+        plan.knots, plan.short = knots, short
+        return plan
 
     def require_knots(self) -> Knots:
         """The knots.

@@ -15,6 +15,8 @@ All values per edge are in the order of the plan, see :meth:`EdgePlan.arrange`. 
 the kernels, tensors of shape ``[E, F]`` do arise.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -177,3 +179,8 @@ def collect_backward(
         :math:`C_0(g, y) + C_1(g, x, s)`, ``[K, F]``.
     """
     return collect(g, y, distances, rows, plan) + collect(g, x, distances, rows, plan, 1, s)
+
+
+def softplus_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Shifted softplus and its derivative, for what is differentiated by hand."""
+    return torch.nn.functional.softplus(x, threshold=40.0) - math.log(2.0), torch.sigmoid(x)

@@ -33,17 +33,6 @@ def shifted_softplus(x: Tensor) -> Tensor:
     return torch.nn.functional.softplus(x, threshold=40.0) - _LN_2
 
 
-def value_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Shifted softplus and its derivative, without a graph."""
-    if x.dtype == torch.float32 and use_cpu_kernels(x) and x.numel() > 0:
-        from . import cpu_softplus
-
-        value, slope = cpu_softplus.shifted_softplus(x, True)
-        assert slope is not None
-        return value, slope
-    return torch.nn.functional.softplus(x, threshold=40.0) - _LN_2, torch.sigmoid(x)
-
-
 class _ShiftedSoftplus(torch.autograd.Function):
     """Keeps the derivative, which the forward pass has at hand."""
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..graph import edge_lengths, neighbors
-from ..ops import EdgePlan
+from ..ops import EdgePlan, edge_vectors
 from . import checks
 from .conv import SchNetConv
 
@@ -30,7 +30,10 @@ def measured(
             edge_index, edge_weight = edge_index[:, real], edge_weight[real]
     else:
         edge_index = found(model, z, pos, batch, edge_index)
-        edge_weight = edge_lengths(pos, edge_index)
+        if pos.requires_grad or torch.compiler.is_compiling():
+            edge_weight = edge_lengths(pos, edge_index)
+        else:
+            edge_weight = edge_vectors(pos, edge_index)[1]
     if not torch.compiler.is_compiling():
         checks.check_distances(edge_index, edge_weight)
     return edge_index, edge_weight

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from ..ops import Knots
 from .dense import Dense
@@ -132,35 +133,36 @@ class GaussianFilter(RemembersSettings):
             Values ``[n + 1, F]`` and the slopes at the first and last knot ``[2, F]``, to
             :math:`O(h^6)`; differentiable in the weights.
         """
-        basis, envelope, envelope_slope = self._constants(knots)
-        w = self.lin2(self.act(self.lin1(basis)))  # [n + 7, F]
+        basis, envelope, stencils = self._constants(knots)
+        # Gaussians beyond the last knot are left out: they are zero.
+        weight = self.lin1.weight[:, : basis.size(1)]
+        w = self.lin2(self.act(linear(basis, weight, self.lin1.bias)))  # [n + 7, F]
         if self.num_activations == 2:
             w = self.act(w)
-        values = w[3:-3]
-        slopes = torch.stack([_STENCIL.to(w) @ w[:7], _STENCIL.to(w) @ w[-7:]]) / knots.spacing
-        if envelope is not None:
-            ends = torch.stack([values[0], values[-1]])
-            slopes = slopes * envelope[[0, -1]].unsqueeze(-1) + ends * envelope_slope.unsqueeze(-1)
-            values = values * envelope.unsqueeze(-1)
-        return values, slopes
+        return w[3:-3] * envelope, torch.stack([stencils[0] @ w[:7], stencils[1] @ w[-7:]])
 
-    def _constants(self, knots: Knots) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Basis at the knots and three beyond each end, envelope at the knots, its end slopes."""
+    def _constants(self, knots: Knots) -> tuple[Tensor, Tensor, Tensor]:
+        """Basis at the knots and three beyond each end, envelope at the knots, end stencils."""
         weight = self.lin1.weight
         key = (knots, weight.dtype, weight.device, self.basis.gamma)
         if self._cached_constants is None or self._cached_constants[0] != key:
             with torch.no_grad():
                 steps = torch.arange(-3, knots.intervals + 4, dtype=torch.float64)
-                position = (knots.start + knots.spacing * steps).to(weight)
-                basis = self.basis(position)
-            envelope, slope = None, weight.new_zeros(2)
+                basis = self.basis((knots.start + knots.spacing * steps).to(weight))
+                reached = int(basis.any(dim=0).sum())  # the first ones, as centres ascend
+                basis = basis[:, :reached].contiguous()
+            position = knots.positions(weight.dtype, weight.device)
+            envelope, slopes = torch.ones_like(position), weight.new_zeros(2)
             if self.envelope is not None:
-                position = knots.positions(weight.dtype, weight.device)
+                envelope = self.envelope(position)
                 with torch.enable_grad():
                     ends = position[[0, -1]].requires_grad_()
-                    (slope,) = torch.autograd.grad(self.envelope(ends).sum(), ends)
-                envelope = self.envelope(position.detach())
-            self._cached_constants = (key, (basis, envelope, slope))
+                    (slopes,) = torch.autograd.grad(self.envelope(ends).sum(), ends)
+            stencils = (
+                envelope[[0, -1]].unsqueeze(1) * _STENCIL.to(weight) / knots.spacing
+            )  # [2, 7]
+            stencils[:, 3] += slopes  # the product rule
+            self._cached_constants = (key, (basis, envelope.unsqueeze(1), stencils))
         return self._cached_constants[1]
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "GaussianFilter":

@@ -10,6 +10,7 @@ from ..ops import shifted_softplus
 
 # Gaussians far from their centre are denormal numbers, which cost a CPU up to five times as much.
 _NEGLIGIBLE = 1e-30
+_LOWEST = -70.0  # less than its logarithm
 
 
 class ShiftedSoftplus(nn.Module):
@@ -77,8 +78,8 @@ class GaussianSmearing(nn.Module):
     def forward(self, distance: Tensor) -> Tensor:
         """Evaluates all Gaussians at all distances."""
         difference = distance.unsqueeze(-1) - self.offset  # [E, K]
-        gaussians = torch.exp(-self.gamma * difference.square())
-        return F.threshold(gaussians, _NEGLIGIBLE, 0.0)
+        exponent = (-self.gamma * difference.square()).clamp(min=_LOWEST)
+        return F.threshold(exponent.exp(), _NEGLIGIBLE, 0.0)
 
     def extra_repr(self) -> str:
         """Settings as printed in the representation."""

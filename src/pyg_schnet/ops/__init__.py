@@ -3,6 +3,7 @@
 from .cfconv import cfconv
 from .dispatch import backend, has_kernels, kernels_for
 from .geometry import edge_vectors, forces_from_distances
+from .memory import keep_freed_memory
 from .plan import EdgePlan
 from .softplus import shifted_softplus
 from .table import Knots, spline_table
@@ -15,6 +16,7 @@ __all__ = [
     "edge_vectors",
     "forces_from_distances",
     "has_kernels",
+    "keep_freed_memory",
     "kernels_for",
     "shifted_softplus",
     "spline_table",

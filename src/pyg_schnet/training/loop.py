@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ..nn import SchNet
 from ..nn.checks import unpack
 from ..nn.readout import AtomwiseReadout
+from ..ops import keep_freed_memory
 from ..storage import write_atomically
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .config import TrainConfig
@@ -88,10 +89,11 @@ def fit(
     check_units(model, train, config.label)
     read = label_reader(train, config.label)
 
+    keep_freed_memory()
     _prepare(model, data, label_units(train, config.label), config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     averaged: SchNet = average.module  # type: ignore[assignment] # untyped in torch
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
     progress, best = _start(model, average, optimizer, config, data.fingerprint, directory, resume)
 
     def save() -> None:

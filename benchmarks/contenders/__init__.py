@@ -1,0 +1,1 @@
+"""One module for each implementation in the race; see :mod:`worker` for what it must offer."""

@@ -1,0 +1,48 @@
+"""What a result must say about where it was measured."""
+
+import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def environment() -> dict[str, str | int]:
+    """Hardware and versions."""
+    return {
+        "date": date.today().isoformat(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count() or 1,
+        "vector_width": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "sgemm_gflops": round(_sgemm_rate()),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_geometric": version("torch-geometric"),
+        "numba": version("numba"),
+        "pyg_schnet": version("pyg-schnet"),
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _sgemm_rate() -> float:
+    """Billions of operations per second in a float32 matrix product."""
+    from time import perf_counter
+
+    a, b = torch.randn(2000, 512), torch.randn(512, 512)
+    times = []
+    for _ in range(30):
+        begin = perf_counter()
+        a @ b
+        times.append(perf_counter() - begin)
+    return 2e-9 * 2000 * 512 * 512 / sorted(times)[len(times) // 2]

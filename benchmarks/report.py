@@ -1,0 +1,88 @@
+"""Results as JSON, Markdown and a figure."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "ours": "pyg-schnet",
+    "ours_exact": "pyg-schnet, exact",
+    "pyg": "PyG",
+    "schnetpack": "SchNetPack",
+    "graph_pes": "graph-pes",
+}
+
+
+def save_report(results: dict, path: Path | None) -> None:
+    """Prints the tables; writes ``path``, and beside it ``.md`` and ``.png``, if one is given."""
+    text = as_markdown(results)
+    print(text)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+        path.with_suffix(".md").write_text(text)
+        draw(results).savefig(path.with_suffix(".png"))
+        print(f"written: {path}, {path.with_suffix('.md').name}, {path.with_suffix('.png').name}")
+
+
+def as_markdown(results: dict) -> str:
+    """One table of medians with quartiles for each system."""
+    about = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
+    lines = ["# Speed", "", f"Made by `{results['command']}`, seed {results['seed']}. {about}.", ""]
+    lines += [
+        "Median milliseconds of a call [quartiles], and MB of memory beyond what the process had",
+        "before; a training step includes Adam (fused, for all). Tuned: denormal numbers are",
+        "flushed to zero, freed memory is kept. Last row: fastest tuned peer over tuned pyg-schnet.",
+    ]
+    for name, system in results["systems"].items():
+        size = ", ".join(f"{value:,} {key}" for key, value in system["size"].items())
+        tasks = list(next(iter(system["entrants"].values()))["tasks"])
+        lines += ["", f"## {name}", "", f"{size}.", ""]
+        lines += ["| | " + " | ".join(tasks) + " |", "|---|" + "---|" * len(tasks)]
+        for entrant, entry in system["entrants"].items():
+            cells = [_cell(entry["tasks"][task]) for task in tasks]
+            lines.append(f"| {label(entrant, entry)} | " + " | ".join(cells) + " |")
+        if system["speedup"]:
+            ratios = [f"**{system['speedup'][task]:.1f}x**" for task in tasks]
+            lines.append("| fastest peer / pyg-schnet | " + " | ".join(ratios) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def label(entrant: str, entry: dict) -> str:
+    """Name and version of a contender."""
+    name, *tuned = entrant.split(", ")
+    about = entry["about"]
+    return f"{NAMES[name]} {about['version']} (torch {about['torch']}){', tuned' if tuned else ''}"
+
+
+def draw(results: dict) -> Any:
+    """Bars of the medians of all tuned contenders, one panel for each task."""
+    from matplotlib.figure import Figure
+
+    systems = results["systems"]
+    first = next(iter(systems.values()))["entrants"]
+    entrants = [e for e in first if e.endswith(", tuned") and not e.startswith("ours_exact")]
+    tasks = list(next(iter(first.values()))["tasks"])
+    figure = Figure(figsize=(12, 7), dpi=120, layout="constrained")
+    width = 0.8 / len(entrants)
+    for axes, task in zip(figure.subplots(2, 2).flat, tasks):
+        for k, entrant in enumerate(entrants):
+            medians = [s["entrants"][entrant]["tasks"][task]["median_ms"] for s in systems.values()]
+            places = [i + (k - len(entrants) / 2 + 0.5) * width for i in range(len(systems))]
+            name = NAMES[entrant.split(", ")[0]]
+            axes.bar(places, medians, width, label=name, color="C3" if k == 0 else f"C{k + 3}")
+        for i, system in enumerate(systems.values()):
+            if system["speedup"]:
+                ours = system["entrants"]["ours, tuned"]["tasks"][task]["median_ms"]
+                ratio = f"{system['speedup'][task]:.1f}x"
+                axes.annotate(ratio, (i - 0.3, ours), ha="center", va="bottom", fontsize=8)
+        axes.set(title=task, yscale="log", ylabel="median, ms")
+        axes.set_xticks(range(len(systems)), [n.replace(", ", "\n") for n in systems], fontsize=7)
+        axes.grid(axis="y", alpha=0.3)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _cell(values: dict) -> str:
+    low, high = values["quartiles_ms"]
+    return f"{values['median_ms']:.3g} [{low:.3g}, {high:.3g}], {values['memory_mb']:.0f} MB"

@@ -1,0 +1,34 @@
+r"""Runs the benchmarks: one command for each, results as files.
+
+python benchmarks/run.py list
+python benchmarks/run.py speed                 # the whole race, about 15 minutes on 2 cores
+python benchmarks/run.py speed --quick         # under a minute, without peers in other environments
+python benchmarks/run.py speed --python schnetpack=/path/to/its/python
+"""
+
+import argparse
+
+import speed
+
+SUITES = {"speed": speed}
+
+
+def main() -> None:
+    """Reads the command line and hands over to a suite."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="suite", required=True)
+    commands.add_parser("list", help="what each suite shows")
+    for name, suite in SUITES.items():
+        suite.add_arguments(commands.add_parser(name, help=suite.SUMMARY))
+    args = parser.parse_args()
+    if args.suite == "list":
+        for name, suite in SUITES.items():
+            print(f"{name:12} {suite.SUMMARY}")
+    else:
+        SUITES[args.suite].run(args)
+
+
+if __name__ == "__main__":
+    main()

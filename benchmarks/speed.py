@@ -1,0 +1,140 @@
+r"""The race: every implementation of SchNet on the same systems, with the same edges, in one run.
+
+Each contender runs in a process of its own, in turn, for several rounds; the medians of single
+calls are compared. All run as installed and tuned: with denormal numbers flushed to zero, which can
+make Gaussians far from their centre five times as fast, and freed memory kept in the process.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from environment import environment
+from report import save_report
+from systems import NETWORKS, SYSTEMS, write_system
+from tqdm import tqdm
+from worker import CONTENDERS
+
+SUMMARY = "time and memory of inference and training beside PyG, SchNetPack and graph-pes"
+TASKS = ("forward", "energies + forces", "energy step", "energy + force step")
+HERE = Path(__file__).parent
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this suite."""
+    parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
+    parser.add_argument(
+        "--quick", action="store_true", help="under a minute: two systems, one round"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="per task and round (default: 3)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="turns of each contender (default: 2)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of molecules and labels")
+    parser.add_argument(
+        "--python",
+        action="append",
+        default=[],
+        metavar="PEER=PATH",
+        help="Python in whose environment a peer is installed, e.g. schnetpack=peers/bin/python",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the race and writes the results."""
+    pythons = dict(pair.split("=", 1) for pair in args.python)
+    if unknown := set(pythons) - set(CONTENDERS):
+        raise SystemExit(f"--python: unknown peers {sorted(unknown)}; they are {list(CONTENDERS)}")
+    systems = list(SYSTEMS)
+    if args.quick:
+        systems, args.seconds, args.rounds = [systems[0], systems[3]], 0.3, 1
+    entrants = [entrant for entrant in _entrants() if _installed(entrant, pythons)]
+    results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
+    results["systems"] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [(s, e) for s in systems for _ in range(args.rounds) for e in entrants]
+        for name in systems:
+            size = write_system(name, Path(folder) / f"{systems.index(name)}.npz", args.seed)
+            results["systems"][name] = {"size": size, "entrants": {}}
+        for name, entrant in tqdm(jobs, desc="race", disable=not sys.stderr.isatty()):
+            file = Path(folder) / f"{systems.index(name)}.npz"
+            measured = _work(name, entrant, file, args.seconds, pythons)
+            _add(results["systems"][name]["entrants"], entrant, measured)
+    _summarise(results)
+    path = args.json or (None if args.quick else HERE / "results" / "speed.json")
+    save_report(results, path)
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that makes the results, without paths of this machine."""
+    words = ["python benchmarks/run.py speed"] + (["--quick"] if args.quick else [])
+    words += [f"--seconds {args.seconds:g} --rounds {args.rounds} --seed {args.seed}"]
+    return " ".join(words + [f"--python {pair.split('=')[0]}=..." for pair in args.python])
+
+
+def _entrants() -> list[tuple[str, bool]]:
+    """Contenders, as installed and tuned."""
+    return [(name, tuned) for name in CONTENDERS for tuned in (False, True)]
+
+
+def _installed(entrant: tuple[str, bool], pythons: dict[str, str]) -> bool:
+    name, tuned = entrant
+    package = CONTENDERS[name][2]
+    command = [pythons.get(name, sys.executable), "-c", f"import {package}"]
+    found = subprocess.run(command, capture_output=True).returncode == 0
+    if not found and not tuned:
+        print(f"{name} is skipped: {package} is not installed (--python {name}=PATH)")
+    return found
+
+
+def _work(
+    system: str, entrant: tuple[str, bool], file: Path, seconds: float, pythons: dict[str, str]
+) -> dict:
+    name, tuned = entrant
+    network = json.dumps(NETWORKS[SYSTEMS[system][0]])
+    command = [pythons.get(name, sys.executable), str(HERE / "worker.py"), name, network]
+    command += [str(file), str(seconds)] + (["--tuned"] if tuned else [])
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{name} failed on {system}:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _add(entrants: dict, entrant: tuple[str, bool], measured: dict) -> None:
+    name, tuned = entrant
+    entry = entrants.setdefault(
+        name + (", tuned" if tuned else ""), {"about": measured["about"], "tasks": {}}
+    )
+    for task, values in measured["tasks"].items():
+        known = entry["tasks"].setdefault(task, {"times_ms": [], "memory_mb": 0.0, "first_ms": 0.0})
+        known["times_ms"] += values["times_ms"]
+        known["memory_mb"] = max(known["memory_mb"], values["memory_mb"])
+        known["first_ms"] = max(known["first_ms"], values["first_ms"])
+
+
+def _summarise(results: dict) -> None:
+    """Medians and quartiles in place of single times, and ratios to the fastest peer."""
+    for system in results["systems"].values():
+        for entry in system["entrants"].values():
+            for values in entry["tasks"].values():
+                times = values.pop("times_ms")
+                low, median, high = statistics.quantiles(times, n=4)
+                values |= {"median_ms": median, "quartiles_ms": [low, high], "calls": len(times)}
+        # Everybody at their best: tuned peers against tuned ours.
+        peers = [
+            entry
+            for name, entry in system["entrants"].items()
+            if not name.startswith("ours") and name.endswith(", tuned")
+        ]
+        ours = system["entrants"]["ours, tuned"]["tasks"]
+        system["speedup"] = {
+            task: min(p["tasks"][task]["median_ms"] for p in peers) / ours[task]["median_ms"]
+            for task in TASKS
+            if peers
+        }

@@ -32,7 +32,7 @@ def as_markdown(results: dict) -> str:
     lines += [
         "Median milliseconds of a call [quartiles], and MB of memory beyond what the process had",
         "before; a training step includes Adam (fused, for all). Tuned: denormal numbers are",
-        "flushed to zero, freed memory is kept. Last row: fastest tuned peer over tuned pyg-schnet.",
+        "flushed to zero, freed memory is kept. Last row: fastest tuned peer / tuned pyg-schnet.",
     ]
     for name, system in results["systems"].items():
         size = ", ".join(f"{value:,} {key}" for key, value in system["size"].items())

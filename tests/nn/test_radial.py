@@ -103,3 +103,19 @@ def test_shifted_softplus_keeps_its_digits_in_float64():
     x = torch.tensor([21.0, 25.0, 35.0], dtype=torch.float64)
     exact = torch.logaddexp(x, torch.zeros(3, dtype=torch.float64)) - math.log(2)
     assert torch.allclose(ShiftedSoftplus()(x), exact, rtol=1e-15)
+
+
+@pytest.mark.parametrize("envelope", ENVELOPES, ids=str)
+def test_slope_of_the_envelope(envelope):
+    d = torch.tensor([0.0, 0.3, 2.1, 3.9, 4.0, 7.0], dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(envelope(d).sum(), d)
+    assert [envelope.slope(float(x)) for x in d.detach()] == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("distance", [0.0, 3.3, 12.0, 40.0])
+def test_gaussians_that_matter_below_a_distance(distance):
+    basis = GaussianSmearing(0.0, 29.9, 300, gamma=10.0)
+    count = basis.count_below(distance)
+    values = basis(torch.linspace(0, distance, 1000))
+    assert not values[:, count:].any()
+    assert count <= 1 + (values > 0).any(dim=0).sum()

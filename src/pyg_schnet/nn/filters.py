@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from ..ops import Knots
@@ -84,7 +84,7 @@ class GaussianFilter(RemembersSettings):
         self.d_max = self.cutoff
         self.vanishes = envelope != "none"
         self._cached_constants: tuple[Any, tuple] | None = None
-        self.envelope: nn.Module | None = None
+        self.envelope: CosineEnvelope | PolynomialEnvelope | None = None
         if envelope == "cosine":
             self.envelope = CosineEnvelope(cutoff)
         elif envelope == "polynomial":
@@ -142,28 +142,29 @@ class GaussianFilter(RemembersSettings):
         return w[3:-3] * envelope, torch.stack([stencils[0] @ w[:7], stencils[1] @ w[-7:]])
 
     def _constants(self, knots: Knots) -> tuple[Tensor, Tensor, Tensor]:
-        """Basis at the knots and three beyond each end, envelope at the knots, end stencils."""
+        """What does not depend on the weights, kept for the next call."""
         weight = self.lin1.weight
+        if torch.compiler.is_compiling():
+            return self._compute_constants(knots, weight)
         key = (knots, weight.dtype, weight.device, self.basis.gamma)
         if self._cached_constants is None or self._cached_constants[0] != key:
             with torch.no_grad():
-                steps = torch.arange(-3, knots.intervals + 4, dtype=torch.float64)
-                basis = self.basis((knots.start + knots.spacing * steps).to(weight))
-                reached = int(basis.any(dim=0).sum())  # the first ones, as centres ascend
-                basis = basis[:, :reached].contiguous()
-            position = knots.positions(weight.dtype, weight.device)
-            envelope, slopes = torch.ones_like(position), weight.new_zeros(2)
-            if self.envelope is not None:
-                envelope = self.envelope(position)
-                with torch.enable_grad():
-                    ends = position[[0, -1]].requires_grad_()
-                    (slopes,) = torch.autograd.grad(self.envelope(ends).sum(), ends)
-            stencils = (
-                envelope[[0, -1]].unsqueeze(1) * _STENCIL.to(weight) / knots.spacing
-            )  # [2, 7]
-            stencils[:, 3] += slopes  # the product rule
-            self._cached_constants = (key, (basis, envelope.unsqueeze(1), stencils))
+                self._cached_constants = (key, self._compute_constants(knots, weight))
         return self._cached_constants[1]
+
+    def _compute_constants(self, knots: Knots, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Basis at the knots and three beyond each end, envelope at the knots, end stencils."""
+        steps = torch.arange(-3, knots.intervals + 4, dtype=torch.float64)
+        positions = knots.start + knots.spacing * steps
+        reached = self.basis.count_below(knots.stop + 3 * knots.spacing)
+        basis = self.basis(positions.to(weight))[:, :reached].contiguous()
+        stencils = (_STENCIL / knots.spacing).to(weight).repeat(2, 1)  # [2, 7]
+        if self.envelope is None:
+            return basis, weight.new_ones(1, 1), stencils
+        envelope = self.envelope(knots.positions(weight.dtype, weight.device)).unsqueeze(1)
+        slopes = [self.envelope.slope(end) for end in (knots.start, knots.stop)]
+        product_rule = weight.new_tensor(slopes).unsqueeze(1) * (torch.arange(7) == 3).to(weight)
+        return basis, envelope, stencils * envelope[[0, -1]] + product_rule
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "GaussianFilter":
         self._cached_constants = None

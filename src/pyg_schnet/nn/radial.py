@@ -81,6 +81,12 @@ class GaussianSmearing(nn.Module):
         exponent = (-self.gamma * difference.square()).clamp(min=_LOWEST)
         return F.threshold(exponent.exp(), _NEGLIGIBLE, 0.0)
 
+    def count_below(self, distance: float) -> int:
+        """How many Gaussians, the first ones, are not zero everywhere below a distance."""
+        reach = distance + math.sqrt(-_LOWEST / self.gamma) - self.start
+        steps = (self.num_gaussians - 1) / (self.stop - self.start) * reach
+        return max(1, min(self.num_gaussians, math.ceil(steps) + 1))
+
     def extra_repr(self) -> str:
         """Settings as printed in the representation."""
         return (
@@ -114,6 +120,11 @@ class CosineEnvelope(nn.Module):
         inside = distance < self.cutoff
         u = torch.where(inside, distance, self.cutoff) / self.cutoff  # an infinite distance is fine
         return 0.5 * (torch.cos(math.pi * u) + 1.0) * inside
+
+    def slope(self, distance: float) -> float:
+        """Derivative at a distance."""
+        u = min(distance / self.cutoff, 1.0)
+        return -0.5 * math.pi / self.cutoff * math.sin(math.pi * u)
 
     def extra_repr(self) -> str:
         """Settings as printed in the representation."""
@@ -149,6 +160,11 @@ class PolynomialEnvelope(nn.Module):
         p, u = self.p, torch.where(inside, distance, self.cutoff) / self.cutoff
         series = (p + 1) * (p + 2) / 2 - p * (p + 2) * u + p * (p + 1) / 2 * u.square()
         return (1.0 - u**p * series) * inside
+
+    def slope(self, distance: float) -> float:
+        """Derivative at a distance."""
+        p, u = self.p, min(distance / self.cutoff, 1.0)
+        return -0.5 * p * (p + 1) * (p + 2) / self.cutoff * u ** (p - 1) * (1.0 - u) ** 2
 
     def extra_repr(self) -> str:
         """Settings as printed in the representation."""

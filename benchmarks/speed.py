@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
     parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
     parser.add_argument(
-        "--quick", action="store_true", help="under a minute: two systems, one round"
+        "--quick", action="store_true", help="under a minute: two systems, tuned, one round"
     )
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="per task and round (default: 3)"
@@ -54,7 +54,10 @@ def run(args: argparse.Namespace) -> None:
     systems = list(SYSTEMS)
     if args.quick:
         systems, args.seconds, args.rounds = [systems[0], systems[3]], 0.3, 1
-    entrants = [entrant for entrant in _entrants() if _installed(entrant, pythons)]
+    entrants = [(name, tuned) for name in CONTENDERS for tuned in (False, True)]
+    if args.quick:
+        entrants = [entrant for entrant in entrants if entrant[1]]
+    entrants = [entrant for entrant in entrants if _installed(entrant, pythons)]
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
     results["systems"] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -78,17 +81,12 @@ def _command(args: argparse.Namespace) -> str:
     return " ".join(words + [f"--python {pair.split('=')[0]}=..." for pair in args.python])
 
 
-def _entrants() -> list[tuple[str, bool]]:
-    """Contenders, as installed and tuned."""
-    return [(name, tuned) for name in CONTENDERS for tuned in (False, True)]
-
-
 def _installed(entrant: tuple[str, bool], pythons: dict[str, str]) -> bool:
     name, tuned = entrant
     package = CONTENDERS[name][2]
     command = [pythons.get(name, sys.executable), "-c", f"import {package}"]
     found = subprocess.run(command, capture_output=True).returncode == 0
-    if not found and not tuned:
+    if not found and tuned:
         print(f"{name} is skipped: {package} is not installed (--python {name}=PATH)")
     return found
 

@@ -186,7 +186,7 @@ def _check(pos: Tensor, r: float, batch: Tensor | None) -> None:
 def _pairs_on_cpu(pos: Tensor, r: float, batch: Tensor | None) -> Tensor:
     from .ops import geometry_kernels
 
-    first = torch.zeros(pos.size(0), dtype=torch.long)
+    first = torch.zeros(pos.size(0), dtype=torch.long, device="cpu")
     if batch is not None:
         sizes = torch.bincount(batch)
         first = (sizes.cumsum(0) - sizes)[batch]

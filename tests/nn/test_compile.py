@@ -69,8 +69,8 @@ def test_padding_contributes_nothing_when_compiled(batch):
     assert torch.allclose(compiled(z, pos, index, edges, batch_size=3), expected, rtol=1e-5)
 
 
-def test_compiled_energies_and_forces_train(batch, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)
+@torch._dynamo.config.patch(trace_autograd_ops=True)
+def test_compiled_energies_and_forces_train(batch):
     z, pos, index, edges = arguments(batch)
 
     def loss_of(network, pos):
@@ -93,6 +93,29 @@ def test_compiled_energies_and_forces_train(batch, monkeypatch):
         results.append(losses)
     assert results[1] == pytest.approx(results[0], rel=1e-4)
     assert results[0][2] < results[0][0]
+
+
+@pytest.mark.slow
+def test_default_compiler(batch):
+    """With Inductor."""
+    eager = SchNet(8, 8, 1, 10, 5.0)
+    z, pos, index, edges = arguments(batch)
+    expected = eager(z, pos, index, edges, batch_size=3)
+    result = torch.compile(eager)(z, pos, index, edges, batch_size=3)
+    assert torch.allclose(result, expected, rtol=1e-5)
+    result.sum().backward()
+
+
+def test_compiled_models_check_what_they_cannot_compute(batch):
+    eager = SchNet(16, 16, 2, 10, 20.0, envelope="none")
+    compiled = torch.compile(eager, fullgraph=True, backend="aot_eager")
+    edges = radius_graph(batch.pos, 100.0, batch.batch)
+    with pytest.raises(RuntimeError, match="beyond the range of the filter"):
+        compiled(batch.z, 9.0 * batch.pos, batch.batch, edges, batch_size=3)
+    z = batch.z.clone()
+    z[3] = 0
+    with pytest.raises(RuntimeError, match="take no padding atoms"):
+        compiled(z, batch.pos, batch.batch, edges, batch_size=3)
 
 
 def test_export(batch):
@@ -121,6 +144,8 @@ def test_autocast(batch):
     expected = eager(*args)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = eager(*args)
+        predicted = eager.predict(batch)["energy"]
+    assert torch.allclose(predicted, expected.squeeze(1).detach(), rtol=0.05, atol=0.05)
     assert torch.allclose(result, expected, rtol=0.05, atol=0.05)
     result.sum().backward()
     assert eager.interactions[0].conv.filter.lin1.weight.grad.abs().max() > 0

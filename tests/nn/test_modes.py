@@ -374,6 +374,8 @@ def test_filters_without_tables():
         SchNetConv(3, 4, mode="fast")
     with pytest.raises(ValueError, match="offers no table"):
         SchNetConv(3, 4, filter=nn.Linear(1, 4)).freeze()
+    with pytest.raises(ValueError, match="must have a 'd_max' to be frozen"):
+        SchNetConv(3, 4, filter=Oscillating(4)).freeze()
 
 
 def test_frozen_tables_are_dropped_when_weights_change(molecules):
@@ -417,3 +419,82 @@ def test_frozen_table_of_a_rough_filter_gets_more_knots():
     conv = SchNetConv(3, 1, filter=Rough()).freeze()
     assert conv._frozen[0].intervals > 4 * knots.intervals
     assert frozen_table(Rough(), conv._frozen[0])[1] < 1e-6
+
+
+class Zero(GaussianFilter):
+    """Looks like a filter with tables, but is another."""
+
+    def forward(self, distance):
+        return 0.0 * super().forward(distance)
+
+
+def exchanged(what: str) -> SchNet:
+    model = network("PyG")
+    block = model.interactions[1]
+    if what == "activation":
+        block.act = nn.Tanh()
+    elif what == "dense layer":
+        block.lin = nn.Sequential(block.lin, nn.Tanh())
+    elif what == "filter":
+        block.conv.filter = Zero(32)
+    elif what == "filter hook":
+        block.conv.filter.register_forward_hook(lambda module, args, out: 0.0 * out)
+    elif what == "own knots":
+        block.conv.filter = Oscillating(32)
+    return model
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    "what", ["activation", "dense layer", "filter", "filter hook", "own knots"]
+)
+def test_predictions_follow_exchanged_parts(what, frozen, molecules):
+    """Exact evaluation through autograd is the reference."""
+    model = exchanged(what)
+    if frozen and what not in ("filter hook", "own knots"):
+        model.freeze()
+    result = model.predict(molecules)
+    model.mode = "exact"
+    expected = model.predict(molecules)
+    assert torch.allclose(result["energy"], expected["energy"], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(result["forces"], expected["forces"], atol=1e-3)
+
+
+def test_frozen_models_notice_new_parts_and_weights(molecules):
+    changes = {
+        "reset": lambda m: m.reset_parameters(),
+        "filter": lambda m: setattr(m.interactions[0].conv, "filter", GaussianFilter(32)),
+        "weight": lambda m: setattr(
+            m.interactions[0].lin, "weight", nn.Parameter(torch.randn(32, 32))
+        ),
+    }
+    for change in changes.values():
+        model = network("PyG").freeze()
+        change(model)
+        result = model.predict(molecules)["energy"]
+        model.mode = "exact"
+        assert torch.allclose(result, model.predict(molecules)["energy"], rtol=1e-4, atol=1e-4)
+
+
+def test_several_threads_share_a_model():
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = network("PyG")
+    batches = [random_molecule(n, seed=n, dtype=torch.float32) for n in (3, 20, 60)]
+    expected = [model.predict(data)["energy"] for data in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            results = pool.map(lambda data: model.predict(data)["energy"], batches * 4)
+            assert all(map(torch.equal, results, expected * 4))
+
+
+def test_plans_for_other_distances():
+    conv = SchNetConv(3, 4, cutoff=5.0, mode="table").double()
+    data = random_molecule(6)
+    edge_index = radius_graph(data.pos, 100.0)
+    short = edge_lengths(0.3 * data.pos, edge_index)
+    plan = EdgePlan.build(edge_index, 6, short, knots_of(conv.filter).covering(float(short.max())))
+    x, d = torch.randn(6, 3).double(), edge_lengths(data.pos, edge_index)
+    assert torch.allclose(conv(x, plan, d), conv(x, edge_index, d))
+    with pytest.raises(ValueError, match="the same in both directions"):
+        conv(x, plan, d + torch.rand_like(d))

@@ -329,6 +329,13 @@ def test_random_numbers_resume_too(parts, tmp_path):
     assert without_time(history) == without_time(expected)
 
 
+def test_frozen_models_train_like_others(parts):
+    frozen, plain = new_model().freeze(), new_model()
+    history = fit(frozen, *parts[:2], CONFIG)
+    assert without_time(history) == without_time(fit(plain, *parts[:2], CONFIG))
+    assert evaluate(frozen, parts[1], "U0").mae == min(row["val_mae"] for row in history)
+
+
 def test_fine_tuning_keeps_the_species_it_knew(parts):
     model = new_model()
     fit(model, *parts[:2], TrainConfig(label="U0", epochs=1))

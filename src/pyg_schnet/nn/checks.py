@@ -8,7 +8,7 @@ from torch_geometric.data import Data
 
 from ..data.species import NUM_SPECIES
 from ..graph import num_molecules
-from ..ops import edge_vectors
+from ..ops.geometry import edge_vectors
 
 if TYPE_CHECKING:
     from .schnet import SchNet

@@ -1,5 +1,6 @@
 r"""The continuous-filter convolution as a layer of PyTorch Geometric."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -115,10 +116,11 @@ class SchNetConv(MessagePassing):
                 "'length_scale' and 'd_min'; use mode='auto' or mode='exact'"
             )
         self.mode = mode
-        self._frozen: tuple[Knots, Tensor] | None = None
+        self._frozen: tuple[Knots, Tensor, Any] | None = None
 
     def reset_parameters(self) -> None:
         """Draws new weights for the layer and, where it can, for its filter."""
+        self._frozen = None
         super().reset_parameters()
         self.lin1.reset_parameters()
         self.lin2.reset_parameters()
@@ -140,7 +142,7 @@ class SchNetConv(MessagePassing):
                 graph; the targets may be ``None`` if ``size`` is given.
             edge_index: Edges ``[2, E]``, a sparse adjacency matrix, or the
                 :class:`~pyg_schnet.ops.EdgePlan` of a batch, to prepare the edges only once for
-                several layers.
+                several layers; its destinations receive the messages, whatever the ``flow``.
             edge_weight: Distances ``[E]`` in angstrom, in the order of the edges; of a sparse
                 matrix that is the order of its values, which are taken if ``None``.
             edge_attr: Whatever else the filter wants, ``[E, ...]``.
@@ -212,7 +214,7 @@ class SchNetConv(MessagePassing):
                 return self._convolve(x.to(weight.dtype), edges, edge_weight, size)
         distances = edge_weight.to(weight.dtype)
         if isinstance(edges, EdgePlan):
-            plan = edges
+            plan = edges if edges.mutual else self._verified(edges, distances)
         else:
             # The kernels know sources and targets only.
             size = (x.size(0), x.size(0)) if size is None else self._oriented(size)
@@ -230,8 +232,23 @@ class SchNetConv(MessagePassing):
             out = out.index_add(0, i, x[j] * self.filter(distances[plan.short]))
         return out
 
+    def _verified(self, plan: EdgePlan, distances: Tensor) -> EdgePlan:
+        """A plan of the user's own, which may have been made for other distances."""
+        if torch.compiler.is_compiling():
+            return plan
+        if plan.reverse is not None:
+            arranged = plan.arrange(distances)
+            if not torch.equal(arranged, arranged[plan.reverse.long()]):
+                raise ValueError(
+                    "the EdgePlan was built from distances that are the same in both directions, "
+                    "these are not: build a new one"
+                )
+        if plan.knots is not None:
+            plan = plan.with_knots(self.knots_for(distances), distances)
+        return plan
+
     def _with_knots(self, plan: EdgePlan, distances: Tensor) -> EdgePlan:
-        if self._frozen is not None and plan.knots == self._frozen[0]:
+        if self._is_frozen() and plan.knots == self.frozen_knots:
             return plan
         knots = knots_of(self.filter)
         if plan.knots is not None and plan.knots.spacing == knots.spacing:
@@ -242,14 +259,15 @@ class SchNetConv(MessagePassing):
 
     def knots_for(self, distances: Tensor) -> Knots:
         """Knots of the table for a batch: the frozen ones, or as many as its distances need."""
-        if self._frozen is not None and not torch.is_grad_enabled():
-            return self._frozen[0]
+        if self._is_frozen() and not torch.is_grad_enabled():
+            return self.frozen_knots
         return covering(knots_of(self.filter), distances)
 
     def table(self, knots: Knots) -> Tensor:
         """Spline coefficients of the filter ``[K, F]``: the frozen ones, or those of now."""
-        if self._frozen is not None and knots == self._frozen[0] and not torch.is_grad_enabled():
-            return self._frozen[1]
+        frozen = None if torch.is_grad_enabled() else self._frozen
+        if frozen is not None and frozen[2] is self.filter and knots == frozen[0]:
+            return frozen[1]
         weight = self.lin1.weight
         return table_of(self.filter, knots, weight.dtype, weight.device)
 
@@ -271,11 +289,22 @@ class SchNetConv(MessagePassing):
                 "'length_scale' and 'd_min'"
             )
         knots = knots_of(self.filter) if knots is None else knots
+        if knots.intervals >= _MAX_INTERVALS:
+            raise ValueError(
+                f"the filter {type(self.filter).__name__} states no end of its range: it must have "
+                "a 'd_max' to be frozen"
+            )
         table, error = frozen_table(self.filter, knots)
         while error > 1e-6 and knots.intervals < _MAX_INTERVALS:
             knots = knots.halved()
             table, error = frozen_table(self.filter, knots)
-        self._frozen = (knots, table.to(self.lin1.weight))
+        if error > 1e-6:
+            warnings.warn(
+                f"the frozen table is exact to {error:.1e} of the largest filter value only: the "
+                "filter is not smooth on the scale of its 'length_scale'",
+                stacklevel=2,
+            )
+        self._frozen = (knots, table.to(self.lin1.weight), self.filter)
         return self
 
     @property
@@ -288,6 +317,9 @@ class SchNetConv(MessagePassing):
         if self._frozen is None:
             raise RuntimeError("the layer is not frozen: call freeze() first")
         return self._frozen[0]
+
+    def _is_frozen(self) -> bool:
+        return self._frozen is not None and self._frozen[2] is self.filter
 
     def thaw(self) -> None:
         """Forgets the table that :meth:`freeze` made."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ..graph import edge_lengths, neighbors
-from ..ops import EdgePlan, edge_vectors
+from ..ops import EdgePlan
+from ..ops.geometry import edge_vectors
 from . import checks
 from .conv import SchNetConv
 
@@ -35,7 +36,15 @@ def measured(
         else:
             edge_weight = edge_vectors(pos, edge_index)[1]
     if torch.compiler.is_compiling():
-        # Edges cannot be left out of a graph of fixed shapes; beyond its range a filter is zero.
+        if model.envelope == "none":
+            torch._assert_async(
+                (edge_weight <= model.cutoff).all(), "a distance is beyond the range of the filter"
+            )
+            torch._assert_async(
+                (z > 0).all(), "compiled models without envelope take no padding atoms (z = 0)"
+            )
+            return edge_index, edge_weight
+        # Edges cannot be left out of a graph of fixed shapes; beyond the cutoff a filter is zero.
         real = (z[edge_index] > 0).all(dim=0)
         return edge_index, torch.where(real, edge_weight, 2.0 * model.cutoff)
     checks.check_distances(edge_index, edge_weight)

@@ -144,13 +144,16 @@ class GaussianFilter(RemembersSettings):
     def _constants(self, knots: Knots) -> tuple[Tensor, Tensor, Tensor]:
         """What does not depend on the weights, kept for the next call."""
         weight = self.lin1.weight
-        if torch.compiler.is_compiling():
+        offset = self.basis.offset
+        if torch.compiler.is_compiling() or offset.requires_grad:
             return self._compute_constants(knots, weight)
-        key = (knots, weight.dtype, weight.device, self.basis.gamma)
-        if self._cached_constants is None or self._cached_constants[0] != key:
+        key = (knots, weight.dtype, weight.device, self.basis.gamma, offset._version, self.envelope)
+        cached = self._cached_constants  # read once: other threads may replace it
+        if cached is None or cached[0] != key:
             with torch.no_grad():
-                self._cached_constants = (key, self._compute_constants(knots, weight))
-        return self._cached_constants[1]
+                cached = (key, self._compute_constants(knots, weight))
+            self._cached_constants = cached
+        return cached[1]
 
     def _compute_constants(self, knots: Knots, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Basis at the knots and three beyond each end, envelope at the knots, end stencils."""

@@ -10,16 +10,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from torch_geometric.nn.aggr import SumAggregation
+from torch_geometric.nn.dense.linear import Linear
 
-from ..ops import Knots, edge_vectors, forces_from_distances, kernels_for
+from ..ops import kernels_for
+from ..ops.geometry import edge_vectors, forces_from_distances
 from . import checks, edges
 from .conv import SchNetConv
 from .interaction import InteractionBlock
+from .offsets import Offsets
+from .radial import ShiftedSoftplus
 from .readout import AtomwiseReadout
 from .response import forces_from_energy
 
 if TYPE_CHECKING:
     from .schnet import SchNet
+
+
+# What the formulas below stand for; anything else is left to autograd.
+_ORIGINALS = {
+    *(nn.Embedding, AtomwiseReadout, InteractionBlock, SchNetConv, SumAggregation),
+    *(Linear, ShiftedSoftplus, Offsets),
+}
 
 
 @dataclass(frozen=True)
@@ -28,70 +40,42 @@ class Layer:
 
     Attributes:
         conv: The convolution.
-        frozen: Its frozen table when this was read.
         before: Weight and bias of the dense layer before the sum over neighbours.
         after: Those of the layer behind it.
         last: Those of the layer behind the activation.
     """
 
     conv: SchNetConv
-    frozen: tuple[Knots, Tensor] | None
     before: tuple[Tensor, Tensor | None]
     after: tuple[Tensor, Tensor]
     last: tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Program:
-    """A network read once, so that predictions need not walk through its modules.
+def read_layers(model: "SchNet") -> list[Layer] | None:
+    """The interaction blocks, or ``None`` if any part is not the original or somebody listens."""
+    from .schnet import SchNet
 
-    Attributes:
-        layers: The interaction blocks.
-        parts: All modules, to see whether one has got hooks.
-    """
-
-    layers: tuple[Layer, ...]
-    parts: tuple[nn.Module, ...]
-
-    @classmethod
-    def read(cls, model: "SchNet") -> "Program | None":
-        """Reads a network; ``None`` if one of its parts is not the original."""
-        from .schnet import SchNet
-
-        blocks: list[Any] = list(model.interactions)
-        original = (
-            type(model)._evaluate is SchNet._evaluate
-            and type(model.readout) is AtomwiseReadout
-            and len(blocks) > 0
-            and all(type(block) is InteractionBlock for block in blocks)
-            and all(type(block.conv) is SchNetConv for block in blocks)
-        )
-        if not original:
+    readout: Any = model.readout
+    if type(model)._evaluate is not SchNet._evaluate or type(readout) is not AtomwiseReadout:
+        return None
+    parts = [model, model.embedding, readout, *readout._modules.values()]
+    layers = []
+    for block in model.interactions:
+        if type(block) is not InteractionBlock or type(block.conv) is not SchNetConv:
             return None
-        layers = tuple(
-            Layer(
-                block.conv,
-                block.conv._frozen,
-                (block.conv.lin1.weight, block.conv.lin1.bias),
-                (block.conv.lin2.weight, block.conv.lin2.bias),
-                (block.lin.weight, block.lin.bias),
-            )
-            for block in blocks
-        )
-        return cls(layers, tuple(model.modules()))
+        conv = block.conv
+        dense = (conv.lin1, conv.lin2, block.lin)
+        parts += [block, conv, conv.aggr_module, block.act, *dense]
+        if conv.has_message_hooks() or any(type(layer) is not Linear for layer in dense):
+            return None
+        layers.append(Layer(conv, *((layer.weight, layer.bias) for layer in dense)))
+    if not layers or any(type(part) not in _ORIGINALS for part in parts[1:]):
+        return None
+    return None if any(_is_hooked(part) for part in parts) else layers
 
-    def is_current(self) -> bool:
-        """Whether all tables are still frozen as they were."""
-        return all(
-            layer.frozen is not None and layer.conv._frozen is layer.frozen for layer in self.layers
-        )
 
-    def is_hooked(self) -> bool:
-        """Whether somebody listens to a module or its messages."""
-        return any(layer.conv.has_message_hooks() for layer in self.layers) or any(
-            part._forward_hooks or part._forward_pre_hooks or part._backward_hooks
-            for part in self.parts
-        )
+def _is_hooked(part: Any) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
 
 
 @torch.no_grad()
@@ -120,28 +104,31 @@ def predict(
         ``[N, D]`` or ``None``; or ``None`` in place of all if a part of the network has been
         exchanged, has hooks, or does not use tables, so that autograd must do it.
     """
-    program = model.program()
-    if program is None or model.interaction_graph is not None or program.is_hooked():
+    if model.interaction_graph is not None or torch.is_autocast_enabled(pos.device.type):
+        return None
+    layers = read_layers(model)
+    if layers is None:
         return None
     z, batch, batch_size = model._checked(z, pos, batch, batch_size)
     edge_index = edges.found(model, z, pos, batch, edge_index)
     vectors, lengths = edge_vectors(pos, edge_index)
     checks.check_distances(edge_index, lengths)
     x = model.embedding(z)  # [N, F]
-    plan = edges.prepared(model, x, edge_index, lengths.to(x.dtype))
-    if not program.is_current() and not all(
-        layer.conv.tabulates(x, plan) for layer in program.layers
-    ):
-        return None
+    distances = lengths.to(x.dtype)
+    plan = edges.prepared(model, x, edge_index, distances)
     if plan.knots is None or plan.short is not None:
         return None
-    vectors, lengths = plan.arrange(vectors), plan.arrange(lengths)
-    distances = lengths.to(x.dtype)
+    if not all(
+        layer.conv.tabulates(x, plan) and layer.conv.knots_for(distances) == plan.knots
+        for layer in layers
+    ):
+        return None  # filters with knots or short edges of their own
+    vectors, lengths, distances = (plan.arrange(v) for v in (vectors, lengths, distances))
     kernels = kernels_for(x)
 
     # 1. Forward, keeping what the way back needs.
     tape = []
-    for layer in program.layers:
+    for layer in layers:
         table = layer.conv.table(plan.require_knots())
         u = linear(x, *layer.before)
         y = kernels.reduce(u, distances, table, plan)
@@ -159,15 +146,16 @@ def predict(
     # 2. Backward: gradients of the sum of all outputs.
     by_h = readout.pool_gradient(z, batch, batch_size).to(x.dtype).unsqueeze(-1)  # [N, 1]
     by_x = (by_h * second.weight * slope) @ first.weight  # [N, F]
-    by_distance = torch.zeros_like(distances)
+    by_distance: Tensor | None = None
     for layer, table, u, slope in reversed(tape):
         by_y = ((by_x @ layer.last[0]) * slope) @ layer.after[0]
-        if layer is program.layers[0]:  # embeddings do not depend on positions
-            by_distance += kernels.product(by_y, u, distances, table, plan, 1)
+        if layer is layers[0]:  # embeddings do not depend on positions
+            slopes = kernels.product(by_y, u, distances, table, plan, 1)
         else:
             by_u, slopes = kernels.reduce_backward(by_y, u, distances, table, plan)
-            by_distance += slopes
             by_x = torch.addmm(by_x, by_u, layer.before[0])
+        by_distance = slopes if by_distance is None else by_distance.add_(slopes)
+    assert by_distance is not None
     forces = forces_from_distances(by_distance.to(pos.dtype), vectors, lengths, plan)
     return output, contributions, x, forces
 

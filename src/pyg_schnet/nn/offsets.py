@@ -84,8 +84,9 @@ class Offsets(nn.Module):
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         """Applies the offsets to atom-wise outputs."""
-        h = h.reshape(z.shape).to(self.mean.device).double()
-        return self.std * h + self.mean + self.atomref[z.to(self.mean.device)]  # [N]
+        h = h.reshape(z.shape).to(self.mean)
+        shift = (self.atomref + self.mean)[z.to(self.mean.device)]
+        return torch.addcmul(shift, h, self.std)  # [N]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Offsets":
         # Follow the model to its device, but never to its dtype.

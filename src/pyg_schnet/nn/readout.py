@@ -65,8 +65,9 @@ class AtomwiseReadout(RemembersSettings):
 
     def pool(self, h: Tensor, z: Tensor, batch: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
         """Applies the offsets to outputs of the network ``[N, 1]`` and sums or averages them."""
-        real = (z > 0).to(self.offsets.mean.device)
-        contributions = torch.where(real, self.offsets(h, z), 0.0)
+        contributions = self.offsets(h, z)
+        real = (z > 0).to(contributions.device)
+        contributions = contributions * real
         batch = batch.to(contributions.device)
         total = contributions.new_zeros(batch_size).index_add(0, batch, contributions)  # [B]
         if self.reduce == "mean":

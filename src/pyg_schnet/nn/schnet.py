@@ -150,7 +150,6 @@ class SchNet(nn.Module):
             self.readout = AtomwiseReadout(hidden_channels, readout, mean, std, atomref)
         # Atomic numbers the model knows; training narrows it to what it has seen.
         self.register_buffer("species", torch.ones(NUM_SPECIES, dtype=torch.bool))
-        self._program: inference.Program | None = None
         #: Whether to refuse others; ``evaluate`` does not, since it measures the error.
         self.refuse_unknown_species = True
 
@@ -202,19 +201,12 @@ class SchNet(nn.Module):
         self.eval()
         for conv in self._convs:
             conv.freeze()
-        finest = max((conv.frozen_knots for conv in self._convs), key=lambda k: k.intervals)
-        for conv in self._convs:  # on the same knots, blocks share what is prepared of the edges
-            if conv.frozen_knots != finest:
-                conv.freeze(finest)
-        self._program = inference.Program.read(self)
+        if self._convs:
+            finest = max((conv.frozen_knots for conv in self._convs), key=lambda k: k.intervals)
+            for conv in self._convs:  # on the same knots, blocks share what is prepared of edges
+                if conv.frozen_knots != finest:
+                    conv.freeze(finest)
         return self
-
-    def program(self) -> inference.Program | None:
-        """The network as :meth:`predict` runs it, read anew unless it is frozen."""
-        if self._program is None or not self._program.is_current():
-            self._program = None
-            return inference.Program.read(self)
-        return self._program
 
     @property
     def target(self) -> str:

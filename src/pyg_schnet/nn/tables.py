@@ -18,9 +18,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ops import Knots, spline_table
+from .filters import GaussianFilter
 
 # Knots per length scale. Filters are then exact to 3e-7 of their largest value and forces to 3e-5,
 # of which float32 weights alone make 1e-5: their rounding, over so short a distance, is a slope.
@@ -30,8 +31,11 @@ _UNBOUNDED = 1e6
 
 
 def offers_table(filter: Callable) -> bool:
-    """Whether a filter states what is needed to sample it on knots."""
-    return hasattr(filter, "length_scale") and hasattr(filter, "d_min")
+    """Whether a filter states what is needed to sample it on knots, and nobody listens to it."""
+    hooked = isinstance(filter, nn.Module) and bool(
+        filter._forward_hooks or filter._forward_pre_hooks or filter._backward_hooks
+    )
+    return not hooked and hasattr(filter, "length_scale") and hasattr(filter, "d_min")
 
 
 def knots_of(filter: Any, fineness: float = FINENESS) -> Knots:
@@ -53,8 +57,10 @@ def knots_of(filter: Any, fineness: float = FINENESS) -> Knots:
 
 def covering(knots: Knots, distances: Tensor) -> Knots:
     """As many of the knots as the longest distance needs; all of them while compiling."""
-    if torch.compiler.is_compiling() or distances.numel() == 0:
+    if torch.compiler.is_compiling():
         return knots
+    if distances.numel() == 0:
+        return knots.covering(knots.start)
     return knots.covering(float(distances.detach().max()))
 
 
@@ -70,7 +76,7 @@ def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
     Returns:
         Table ``[K, F]``.
     """
-    if hasattr(filter, "at_knots"):
+    if type(filter) is GaussianFilter:
         values, slopes = filter.at_knots(knots)
     else:
         values, slopes = _sample(filter, knots, dtype, device)

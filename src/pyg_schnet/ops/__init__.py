@@ -2,7 +2,6 @@
 
 from .cfconv import cfconv
 from .dispatch import backend, has_kernels, kernels_for
-from .geometry import edge_vectors, forces_from_distances
 from .memory import keep_freed_memory
 from .plan import EdgePlan
 from .softplus import shifted_softplus
@@ -13,8 +12,6 @@ __all__ = [
     "Knots",
     "backend",
     "cfconv",
-    "edge_vectors",
-    "forces_from_distances",
     "has_kernels",
     "keep_freed_memory",
     "kernels_for",

@@ -122,6 +122,6 @@ def scratch(name: str, numel: int, dtype: torch.dtype) -> Tensor:
     key = f"{name}_{dtype}"
     buffer = getattr(_local, key, None)
     if buffer is None or buffer.numel() < numel:
-        buffer = torch.empty(numel, dtype=dtype)
+        buffer = torch.empty(numel, dtype=dtype, device="cpu")
         setattr(_local, key, buffer)
     return buffer

@@ -1,5 +1,6 @@
 r"""Which kernels run: plain PyTorch, Numba on the CPU, or Triton on a GPU."""
 
+import os
 from types import ModuleType, TracebackType
 
 import torch
@@ -9,6 +10,20 @@ from torch.autograd import forward_ad
 BACKENDS = ("reference", "cpu", "triton")
 
 _selected: str | None = None
+
+#: Whether this process is the child of a fork. OpenMP threads do not survive one, and their runtime
+#: would wait for them forever: such a process uses its own thread only, as PyTorch's loaders want.
+forked = False
+
+
+def _after_fork() -> None:
+    global forked
+    forked = True
+
+
+# Here, and not beside the kernels: they are loaded when first needed, maybe after a fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class backend:

@@ -133,7 +133,9 @@ class EdgePlan:
             ValueError: If a filter that does not vanish ends before the longest edge.
         """
         short = None
-        if distances is not None and distances.numel() > 0 and not torch.compiler.is_compiling():
+        everywhere = knots.vanishes and knots.start <= 0.0  # no distance is out of range
+        compiling = torch.compiler.is_compiling()
+        if distances is not None and distances.numel() > 0 and not (everywhere or compiling):
             low, high = (float(bound) for bound in distances.detach().aminmax())
             _check_range(low, high, knots)
             if low < knots.start:
@@ -189,7 +191,8 @@ class EdgePlan:
             each pair, that from the lower to the higher atom.
         """
         knots = self.require_knots()
-        if again or self._by_knot is None or self._by_knot[0] != knots:
+        known = self._by_knot  # read once: other threads may replace it
+        if again or known is None or known[0] != knots:
             from . import plan_kernels
 
             scaled = (distances.detach() - knots.start) * (1.0 / knots.spacing)
@@ -200,8 +203,9 @@ class EdgePlan:
                 knots.intervals,
                 self.symmetric,
             )
-            self._by_knot = (knots, torch.from_numpy(order))
-        return self._by_knot[1]
+            known = (knots, torch.from_numpy(order))
+            self._by_knot = known
+        return known[1]
 
     @property
     def edge_index(self) -> Tensor:
@@ -339,7 +343,7 @@ def _build_on_cpu(
     if max(num_edges, num_src, num_dst) >= 2**31 - 1:
         raise ValueError(f"a plan holds fewer than 2^31 edges and atoms (got {num_edges} edges)")
     indices = edge_index.contiguous().numpy()
-    lengths = distances if distances is not None else torch.zeros(num_edges)
+    lengths = distances if distances is not None else torch.zeros(num_edges, device="cpu")
     lengths_array = lengths.contiguous().numpy()
     status, rowptr, source, target, permutation = plan_kernels.sort_edges(
         indices, lengths_array, num_src, num_dst

@@ -237,9 +237,10 @@ def _invert_mirrored(right: Tensor) -> Tensor:
     which has died away after thirty steps.
     """
     last = right.size(0) - 1
-    steps = torch.arange(-_REACH, last + _REACH + 1, device=right.device)
-    mirrored = last - ((steps % (2 * last)) - last).abs()
-    padded = right.index_select(0, mirrored)
+    # Indices known in advance: compilers stumble over the remainder.
+    steps = range(-_REACH, last + _REACH + 1)
+    mirrored = [last - abs(step % (2 * last) - last) for step in steps]
+    padded = right.index_select(0, torch.tensor(mirrored, device=right.device))
     lags = torch.arange(-_REACH, _REACH + 1, dtype=right.dtype, device=right.device).abs()
     kernel = (-1.0) ** lags * (2 - math.sqrt(3)) ** lags / math.sqrt(12)
     return torch.nn.functional.conv1d(padded.t().unsqueeze(1), kernel.view(1, 1, -1))[:, 0].t()

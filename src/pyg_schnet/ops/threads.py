@@ -8,7 +8,6 @@ each. Where PyTorch has another runtime (macOS, Windows), Python threads do the 
 """
 
 import ctypes
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -17,24 +16,13 @@ from pathlib import Path
 import torch
 from numba.core.ccallback import CFunc
 
-_forked = False
-
-
-def _after_fork() -> None:
-    # OpenMP threads do not survive a fork, and its runtime would wait for them forever: a forked
-    # worker uses its own thread only, as PyTorch's loaders want it to.
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+from . import dispatch
 
 
 def run(kernel: CFunc, arguments: ctypes.Array, threads: int) -> None:
     """Calls ``kernel(arguments)`` on each thread of a team, which share out its tasks."""
     address = ctypes.addressof(arguments)
-    if threads <= 1 or _forked:
+    if threads <= 1 or dispatch.forked:
         kernel.ctypes(address)
         return
     parallel = _openmp()

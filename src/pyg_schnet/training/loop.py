@@ -90,6 +90,7 @@ def fit(
     read = label_reader(train, config.label)
 
     keep_freed_memory()
+    model.train()
     _prepare(model, data, label_units(train, config.label), config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     averaged: SchNet = average.module  # type: ignore[assignment] # untyped in torch

@@ -70,7 +70,10 @@ def _atoms(kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, Tenso
 
 
 def _cluster(molecules: list, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """111 molecules of 18 atoms, turned at random, on a lattice as dense as an organic liquid."""
+    """111 molecules of 18 atoms, turned at random, on a lattice as dense as an organic liquid.
+
+    Some touch, which matters to energies but not to the time they take.
+    """
     z, pos = [], []
     for k in range(111):
         data = molecules[k % len(molecules)]

@@ -25,9 +25,7 @@ print(faults() - before)
     not sys.platform.startswith("linux"), reason="settings of the C library of Linux"
 )
 def test_no_more_page_faults():
-    counts = {}
-    for how in ("keep", "default"):
-        command = [sys.executable, "-c", SCRIPT, how]
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
-        counts[how] = int(result.stdout)
-    assert counts["keep"] < 0.1 * counts["default"]
+    """Two hundred blocks of a thousand pages are handed out again without a fault for each page."""
+    command = [sys.executable, "-c", SCRIPT, "keep"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 2_000

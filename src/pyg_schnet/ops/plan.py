@@ -301,6 +301,8 @@ def _build_anywhere(
     edge_index: Tensor, num_src: int, num_dst: int, distances: Tensor | None
 ) -> EdgePlan:
     _check_indices(edge_index, num_src, num_dst)
+    if distances is not None and bool(distances.isnan().any()):
+        raise ValueError("a distance is not a number: check the positions")
     source, target = edge_index
     order = torch.arange(edge_index.size(1), device=edge_index.device)
     if distances is not None:

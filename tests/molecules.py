@@ -1,6 +1,7 @@
 """Molecules and models that many tests share."""
 
 import torch
+from torch import nn
 from torch_geometric.data import Data
 
 from pyg_schnet import SchNet
@@ -58,3 +59,18 @@ MODELS = {
     "mean": {"readout": "mean"},
     "dipole": {"dipole": True, "target": "mu"},
 }
+
+
+class Oscillating(nn.Module):
+    """A filter of the user's own that offers tables, not smooth at zero."""
+
+    length_scale = 0.3
+    d_min = 0.5
+
+    def __init__(self, num_filters: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, num_filters))
+
+    def forward(self, distance):
+        d = distance.unsqueeze(-1)
+        return torch.sin(torch.arange(1, 9).to(d) * d / 2) / d @ self.weight

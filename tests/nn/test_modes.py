@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from molecules import random_molecule
+from molecules import Oscillating, random_molecule
 from torch import nn
 from torch_geometric.data import Batch, Data
 from torch_geometric.explain import Explainer, GNNExplainer
@@ -12,7 +12,7 @@ from torch_geometric.explain import Explainer, GNNExplainer
 from pyg_schnet import SchNet, SchNetConv, edge_lengths, forces_from_energy, radius_graph
 from pyg_schnet.datasets import QM9Sample
 from pyg_schnet.nn import GaussianFilter
-from pyg_schnet.nn.tables import frozen_table, knots_of, table_of
+from pyg_schnet.nn.tables import knots_of, table_of
 from pyg_schnet.ops import EdgePlan
 from pyg_schnet.ops.table import Knots, locate, spline_basis
 
@@ -334,21 +334,6 @@ def test_a_plan_of_the_user_gives_gradients_per_edge():
     assert torch.allclose(by_plan, by_edges)
 
 
-class Oscillating(nn.Module):
-    """A filter of the user's own that offers tables, not smooth at zero."""
-
-    length_scale = 0.3
-    d_min = 0.5
-
-    def __init__(self, num_filters: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(8, num_filters))
-
-    def forward(self, distance):
-        d = distance.unsqueeze(-1)
-        return torch.sin(torch.arange(1, 9).to(d) * d / 2) / d @ self.weight
-
-
 def test_own_filter_with_tables():
     torch.manual_seed(0)
     table = SchNetConv(3, 4, filter=Oscillating(4), mode="table").double()
@@ -376,104 +361,6 @@ def test_filters_without_tables():
         SchNetConv(3, 4, filter=nn.Linear(1, 4)).freeze()
     with pytest.raises(ValueError, match="must have a 'd_max' to be frozen"):
         SchNetConv(3, 4, filter=Oscillating(4)).freeze()
-
-
-def test_frozen_tables_are_dropped_when_weights_change(molecules):
-    def change(model):
-        with torch.no_grad():
-            model.interactions[0].conv.filter.lin2.weight.mul_(1.5)
-
-    model = network("PyG").freeze()
-    frozen = model.predict(molecules)["energy"]
-    change(model)
-    assert torch.equal(model.predict(molecules)["energy"], frozen)  # the table is what counts
-    thaws = {
-        "train": lambda m: m.train(),
-        "load_state_dict": lambda m: m.load_state_dict(copy.deepcopy(m.state_dict())),
-        "to": lambda m: m.to(torch.float64).to(torch.float32),
-    }
-    for thaw in thaws.values():
-        model = network("PyG").freeze()
-        change(model)
-        thaw(model)
-        assert not torch.allclose(model.predict(molecules)["energy"], frozen)
-        assert all(block.conv._frozen is None for block in model.interactions)
-
-
-def test_a_frozen_model_still_trains_its_filters(molecules):
-    """Tables serve inference only: a loss on a frozen model reaches the filter weights."""
-    model = network("PyG").freeze()
-    model(molecules.z, molecules.pos, molecules.batch).sum().backward()
-    assert model.interactions[0].conv.filter.lin1.weight.grad.abs().max() > 0
-
-
-def test_frozen_table_of_a_rough_filter_gets_more_knots():
-    class Rough(nn.Module):
-        length_scale, d_min, d_max = 1.0, 0.0, 5.0
-
-        def forward(self, d):
-            return torch.sin(20 * d).unsqueeze(-1)
-
-    knots = knots_of(Rough())
-    assert frozen_table(Rough(), knots)[1] > 1e-3
-    conv = SchNetConv(3, 1, filter=Rough()).freeze()
-    assert conv._frozen[0].intervals > 4 * knots.intervals
-    assert frozen_table(Rough(), conv._frozen[0])[1] < 1e-6
-
-
-class Zero(GaussianFilter):
-    """Looks like a filter with tables, but is another."""
-
-    def forward(self, distance):
-        return 0.0 * super().forward(distance)
-
-
-def exchanged(what: str) -> SchNet:
-    model = network("PyG")
-    block = model.interactions[1]
-    if what == "activation":
-        block.act = nn.Tanh()
-    elif what == "dense layer":
-        block.lin = nn.Sequential(block.lin, nn.Tanh())
-    elif what == "filter":
-        block.conv.filter = Zero(32)
-    elif what == "filter hook":
-        block.conv.filter.register_forward_hook(lambda module, args, out: 0.0 * out)
-    elif what == "own knots":
-        block.conv.filter = Oscillating(32)
-    return model
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize(
-    "what", ["activation", "dense layer", "filter", "filter hook", "own knots"]
-)
-def test_predictions_follow_exchanged_parts(what, frozen, molecules):
-    """Exact evaluation through autograd is the reference."""
-    model = exchanged(what)
-    if frozen and what not in ("filter hook", "own knots"):
-        model.freeze()
-    result = model.predict(molecules)
-    model.mode = "exact"
-    expected = model.predict(molecules)
-    assert torch.allclose(result["energy"], expected["energy"], rtol=1e-4, atol=1e-4)
-    assert torch.allclose(result["forces"], expected["forces"], atol=1e-3)
-
-
-def test_frozen_models_notice_new_parts_and_weights(molecules):
-    changes = {
-        "reset": lambda m: m.reset_parameters(),
-        "filter": lambda m: setattr(m.interactions[0].conv, "filter", GaussianFilter(32)),
-        "weight": lambda m: setattr(
-            m.interactions[0].lin, "weight", nn.Parameter(torch.randn(32, 32))
-        ),
-    }
-    for change in changes.values():
-        model = network("PyG").freeze()
-        change(model)
-        result = model.predict(molecules)["energy"]
-        model.mode = "exact"
-        assert torch.allclose(result, model.predict(molecules)["energy"], rtol=1e-4, atol=1e-4)
 
 
 def test_several_threads_share_a_model():

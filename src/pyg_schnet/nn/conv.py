@@ -265,8 +265,8 @@ class SchNetConv(MessagePassing):
 
     def table(self, knots: Knots) -> Tensor:
         """Spline coefficients of the filter ``[K, F]``: the frozen ones, or those of now."""
-        frozen = None if torch.is_grad_enabled() else self._frozen
-        if frozen is not None and frozen[2] is self.filter and knots == frozen[0]:
+        frozen = None if torch.is_grad_enabled() or not self._is_frozen() else self._frozen
+        if frozen is not None and knots == frozen[0]:
             return frozen[1]
         weight = self.lin1.weight
         return table_of(self.filter, knots, weight.dtype, weight.device)

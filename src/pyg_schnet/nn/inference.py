@@ -22,6 +22,7 @@ from .offsets import Offsets
 from .radial import ShiftedSoftplus
 from .readout import AtomwiseReadout
 from .response import forces_from_energy
+from .tables import is_hooked
 
 if TYPE_CHECKING:
     from .schnet import SchNet
@@ -58,7 +59,7 @@ def read_layers(model: "SchNet") -> list[Layer] | None:
     readout: Any = model.readout
     if type(model)._evaluate is not SchNet._evaluate or type(readout) is not AtomwiseReadout:
         return None
-    parts = [model, model.embedding, readout, *readout._modules.values()]
+    parts: list[Any] = [model, model.embedding, readout, *readout._modules.values()]
     layers = []
     for block in model.interactions:
         if type(block) is not InteractionBlock or type(block.conv) is not SchNetConv:
@@ -71,11 +72,7 @@ def read_layers(model: "SchNet") -> list[Layer] | None:
         layers.append(Layer(conv, *((layer.weight, layer.bias) for layer in dense)))
     if not layers or any(type(part) not in _ORIGINALS for part in parts[1:]):
         return None
-    return None if any(_is_hooked(part) for part in parts) else layers
-
-
-def _is_hooked(part: Any) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks)
+    return None if any(is_hooked(part) for part in parts) else layers
 
 
 @torch.no_grad()

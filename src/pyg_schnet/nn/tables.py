@@ -32,10 +32,13 @@ _UNBOUNDED = 1e6
 
 def offers_table(filter: Callable) -> bool:
     """Whether a filter states what is needed to sample it on knots, and nobody listens to it."""
-    hooked = isinstance(filter, nn.Module) and bool(
-        filter._forward_hooks or filter._forward_pre_hooks or filter._backward_hooks
-    )
+    hooked = isinstance(filter, nn.Module) and is_hooked(filter)
     return not hooked and hasattr(filter, "length_scale") and hasattr(filter, "d_min")
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether somebody listens to a module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def knots_of(filter: Any, fineness: float = FINENESS) -> Knots:

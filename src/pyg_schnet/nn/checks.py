@@ -1,5 +1,6 @@
 r"""Checks of what goes into the network: bad input must never give a wrong number in silence."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,8 +48,9 @@ def check_atoms(
         raise TypeError(f"'batch' must hold integers (got {batch.dtype})")
     if z.numel() == 0:
         return
-    if not (finite := pos.detach().isfinite()).all():
-        atom = int((~finite.all(dim=-1)).nonzero()[0])
+    # What is not finite shows in the sum; so may an overflow, hence the second look.
+    if not (math.isfinite(float(pos.detach().sum())) or bool(pos.detach().isfinite().all())):
+        atom = int((~pos.detach().isfinite().all(dim=-1)).nonzero()[0])
         raise ValueError(
             f"positions must be finite (got {pos[atom].detach().tolist()} for atom {atom})"
         )

@@ -183,25 +183,30 @@ class SchNetConv(MessagePassing):
 
     def tabulates(self, x: Tensor, edges: Adj | EdgePlan) -> bool:
         """Whether the convolution of ``x`` along ``edges`` takes its filters from a table."""
-        if self.mode == "exact" or not offers_table(self.filter):
-            return False
-        dtype = self.lin1.weight.dtype
-        if self.mode == "auto" and (dtype != torch.float32 or not has_kernels(self.lin1.weight)):
-            return False
         plain = isinstance(edges, EdgePlan) or not is_sparse(edges)
         return (
             plain
             and x.dim() == 2
-            and self.aggr in ("sum", "add")
-            and not self.explain
+            and self.has_table()
             and not self.has_message_hooks()
             and type(self).message is SchNetConv.message
             and type(self).propagate is SchNetConv.propagate
         )
 
+    def has_table(self) -> bool:
+        """Whether mode, filter and aggregation allow filters from a table."""
+        if self.mode == "exact" or self.aggr not in ("sum", "add") or self.explain:
+            return False
+        if not offers_table(self.filter):
+            return False
+        if self.mode == "table":
+            return True
+        weight = self.lin1.weight
+        return weight.dtype == torch.float32 and has_kernels(weight)
+
     def has_message_hooks(self) -> bool:
         """Whether somebody listens to the messages, of which the kernels have none."""
-        return any(getattr(self, hooks) for hooks in _HOOKS)
+        return any(map(self.__dict__.get, _HOOKS))
 
     def _convolve(
         self, x: Tensor, edges: Tensor | EdgePlan, edge_weight: OptTensor, size: Size

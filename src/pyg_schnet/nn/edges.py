@@ -67,7 +67,8 @@ def prepared(model: "SchNet", x: Tensor, edge_index: Tensor, edge_weight: Tensor
     """What all blocks need of the edges, once for all of them."""
     plan = EdgePlan.build(edge_index, x.size(0), edge_weight)
     plan.mutual = model.interaction_graph is None
-    conv = model.interactions[0].conv if len(model.interactions) > 0 else None
+    block = next(iter(model.interactions), None)
+    conv = None if block is None else block.conv
     if isinstance(conv, SchNetConv) and conv.tabulates(x, plan):
         plan = plan.with_knots(conv.knots_for(edge_weight), edge_weight)
     return plan

@@ -4,16 +4,15 @@ Reverse mode by hand through the very operators of the network. It saves the boo
 autograd, which for a small molecule costs more than the arithmetic.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import embedding, linear
 from torch_geometric.nn.aggr import SumAggregation
 from torch_geometric.nn.dense.linear import Linear
 
-from ..ops import kernels_for
+from ..ops import kernels_for, threads
 from ..ops.geometry import edge_vectors, forces_from_distances
 from . import checks, edges
 from .conv import SchNetConv
@@ -35,8 +34,7 @@ _ORIGINALS = {
 }
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """The weights of an interaction block, out of their modules.
 
     Attributes:
@@ -56,23 +54,35 @@ def read_layers(model: "SchNet") -> list[Layer] | None:
     """The interaction blocks, or ``None`` if any part is not the original or somebody listens."""
     from .schnet import SchNet
 
-    readout: Any = model.readout
+    # Straight from the dictionaries of the modules: looking up attributes would take as long as
+    # the convolutions of a small molecule.
+    species: Any = model._modules["embedding"]
+    readout: Any = model._modules["readout"]
     if type(model)._evaluate is not SchNet._evaluate or type(readout) is not AtomwiseReadout:
         return None
-    parts: list[Any] = [model, model.embedding, readout, *readout._modules.values()]
-    layers = []
-    for block in model.interactions:
-        if type(block) is not InteractionBlock or type(block.conv) is not SchNetConv:
-            return None
-        conv = block.conv
-        dense = (conv.lin1, conv.lin2, block.lin)
-        parts += [block, conv, conv.aggr_module, block.act, *dense]
-        if conv.has_message_hooks() or any(type(layer) is not Linear for layer in dense):
-            return None
-        layers.append(Layer(conv, *((layer.weight, layer.bias) for layer in dense)))
-    if not layers or any(type(part) not in _ORIGINALS for part in parts[1:]):
+    if getattr(species, "max_norm", None) is not None:  # it changes its weights when it is called
         return None
-    return None if any(is_hooked(part) for part in parts) else layers
+    parts: list[Any] = [species, readout, *readout._modules.values()]
+    blocks: Any = model._modules["interactions"]
+    layers = []
+    for block in blocks._modules.values():
+        conv = block._modules.get("conv")
+        if type(conv) is not SchNetConv or conv.has_message_hooks():
+            return None
+        dense = (conv._modules["lin1"], conv._modules["lin2"], block._modules.get("lin"))
+        if not all(type(layer) is Linear for layer in dense):
+            return None
+        parts += [block, conv, conv._modules["aggr_module"], block._modules.get("act"), *dense]
+        layers.append(Layer(conv, *map(_weights, dense)))
+    if not layers or not _ORIGINALS.issuperset(map(type, parts)):
+        return None
+    return None if is_hooked(model) or any(map(is_hooked, parts)) else layers
+
+
+def _weights(layer: Any) -> tuple[Tensor, Any]:
+    # A weight that is computed, as pruning does, is no parameter of the layer.
+    weight = layer._parameters.get("weight")
+    return layer.weight if weight is None else weight, layer._parameters["bias"]
 
 
 @torch.no_grad()
@@ -110,48 +120,47 @@ def predict(
     edge_index = edges.found(model, z, pos, batch, edge_index)
     vectors, lengths = edge_vectors(pos, edge_index)
     checks.check_distances(edge_index, lengths)
-    x = model.embedding(z)  # [N, F]
+    x = embedding(z, model.embedding.weight)  # [N, F]
     distances = lengths.to(x.dtype)
     plan = edges.prepared(model, x, edge_index, distances)
     if plan.knots is None or plan.short is not None:
         return None
     if not all(
-        layer.conv.tabulates(x, plan) and layer.conv.knots_for(distances) == plan.knots
-        for layer in layers
+        layer.conv.has_table() and layer.conv.knots_for(distances) == plan.knots for layer in layers
     ):
         return None  # filters with knots or short edges of their own
+    tables = [layer.conv.table(plan.knots) for layer in layers]
     vectors, lengths, distances = (plan.arrange(v) for v in (vectors, lengths, distances))
     kernels = kernels_for(x)
-
-    # 1. Forward, keeping what the way back needs.
-    tape = []
-    for layer in layers:
-        table = layer.conv.table(plan.require_knots())
-        u = linear(x, *layer.before)
-        y = kernels.reduce(u, distances, table, plan)
-        value, slope = kernels.softplus_and_slope(linear(y, *layer.after))
-        x = x + linear(value, *layer.last)
-        tape.append((layer, table, u, slope))
     readout: Any = model.readout
-    first, second = readout.lin1, readout.lin2
-    value, slope = kernels.softplus_and_slope(linear(x, first.weight, first.bias))
-    h = linear(value, second.weight, second.bias)
-    output, contributions = readout.pool(h, z, batch, batch_size)
-    if not with_forces:
-        return output, contributions, x, None
+    first, second = _weights(readout.lin1), _weights(readout.lin2)
+    with threads.single_threaded_products(x.numel() * layers[0].before[0].size(0)):
+        # 1. Forward, keeping what the way back needs.
+        tape = []
+        for layer, table in zip(layers, tables):
+            u = linear(x, *layer.before)
+            y = kernels.reduce(u, distances, table, plan)
+            value, slope = kernels.softplus_and_slope(linear(y, *layer.after))
+            x = x + linear(value, *layer.last)
+            tape.append((layer, table, u, slope))
+        value, slope = kernels.softplus_and_slope(linear(x, *first))
+        h = linear(value, *second)
+        output, contributions = readout.pool(h, z, batch, batch_size)
+        if not with_forces:
+            return output, contributions, x, None
 
-    # 2. Backward: gradients of the sum of all outputs.
-    by_h = readout.pool_gradient(z, batch, batch_size).to(x.dtype).unsqueeze(-1)  # [N, 1]
-    by_x = (by_h * second.weight * slope) @ first.weight  # [N, F]
-    by_distance: Tensor | None = None
-    for layer, table, u, slope in reversed(tape):
-        by_y = ((by_x @ layer.last[0]) * slope) @ layer.after[0]
-        if layer is layers[0]:  # embeddings do not depend on positions
-            slopes = kernels.product(by_y, u, distances, table, plan, 1)
-        else:
-            by_u, slopes = kernels.reduce_backward(by_y, u, distances, table, plan)
-            by_x = torch.addmm(by_x, by_u, layer.before[0])
-        by_distance = slopes if by_distance is None else by_distance.add_(slopes)
+        # 2. Backward: gradients of the sum of all outputs.
+        by_h = readout.pool_gradient(z, batch, batch_size).to(x.dtype).unsqueeze(-1)  # [N, 1]
+        by_x = (by_h * second[0] * slope) @ first[0]  # [N, F]
+        by_distance: Tensor | None = None
+        for layer, table, u, slope in reversed(tape):
+            by_y = ((by_x @ layer.last[0]) * slope) @ layer.after[0]
+            if layer is layers[0]:  # embeddings do not depend on positions
+                slopes = kernels.product(by_y, u, distances, table, plan, 1)
+            else:
+                by_u, slopes = kernels.reduce_backward(by_y, u, distances, table, plan)
+                by_x = torch.addmm(by_x, by_u, layer.before[0])
+            by_distance = slopes if by_distance is None else by_distance.add_(slopes)
     assert by_distance is not None
     forces = forces_from_distances(by_distance.to(pos.dtype), vectors, lengths, plan)
     return output, contributions, x, forces

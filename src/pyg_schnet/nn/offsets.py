@@ -84,9 +84,9 @@ class Offsets(nn.Module):
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         """Applies the offsets to atom-wise outputs."""
-        h = h.reshape(z.shape).to(self.mean)
-        shift = (self.atomref + self.mean)[z.to(self.mean.device)]
-        return torch.addcmul(shift, h, self.std)  # [N]
+        mean = self.mean
+        shift = (self.atomref + mean).index_select(0, z.to(mean.device))
+        return torch.addcmul(shift, h.reshape(z.shape).to(mean), self.std)  # [N]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Offsets":
         # Follow the model to its device, but never to its dtype.

@@ -32,13 +32,19 @@ _UNBOUNDED = 1e6
 
 def offers_table(filter: Callable) -> bool:
     """Whether a filter states what is needed to sample it on knots, and nobody listens to it."""
-    hooked = isinstance(filter, nn.Module) and is_hooked(filter)
-    return not hooked and hasattr(filter, "length_scale") and hasattr(filter, "d_min")
+    if isinstance(filter, nn.Module) and is_hooked(filter):
+        return False
+    return hasattr(filter, "length_scale") and hasattr(filter, "d_min")
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody listens to a module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    """Whether somebody listens to a module, forward or backward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def knots_of(filter: Any, fineness: float = FINENESS) -> Knots:

@@ -1,7 +1,6 @@
 r"""What the edges of a batch need before convolutions can run on them, prepared once."""
 
 import math
-from copy import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -140,8 +139,8 @@ class EdgePlan:
             _check_range(low, high, knots)
             if low < knots.start:
                 short = (distances < knots.start).nonzero()[:, 0]
-        plan = copy(self)
-        plan.knots, plan.short = knots, short
+        plan = object.__new__(EdgePlan)  # a tenth of the time of copy.copy
+        plan.__dict__.update(self.__dict__, knots=knots, short=short)
         return plan
 
     def require_knots(self) -> Knots:

@@ -253,7 +253,7 @@ class SchNetConv(MessagePassing):
         return plan
 
     def _with_knots(self, plan: EdgePlan, distances: Tensor) -> EdgePlan:
-        if self._is_frozen() and plan.knots == self.frozen_knots:
+        if self.is_frozen and plan.knots == self.frozen_knots:
             return plan
         knots = knots_of(self.filter)
         if plan.knots is not None and plan.knots.spacing == knots.spacing:
@@ -264,13 +264,13 @@ class SchNetConv(MessagePassing):
 
     def knots_for(self, distances: Tensor) -> Knots:
         """Knots of the table for a batch: the frozen ones, or as many as its distances need."""
-        if self._is_frozen() and not torch.is_grad_enabled():
+        if self.is_frozen and not torch.is_grad_enabled():
             return self.frozen_knots
         return covering(knots_of(self.filter), distances)
 
     def table(self, knots: Knots) -> Tensor:
         """Spline coefficients of the filter ``[K, F]``: the frozen ones, or those of now."""
-        frozen = None if torch.is_grad_enabled() or not self._is_frozen() else self._frozen
+        frozen = None if torch.is_grad_enabled() or not self.is_frozen else self._frozen
         if frozen is not None and knots == frozen[0]:
             return frozen[1]
         weight = self.lin1.weight
@@ -323,7 +323,9 @@ class SchNetConv(MessagePassing):
             raise RuntimeError("the layer is not frozen: call freeze() first")
         return self._frozen[0]
 
-    def _is_frozen(self) -> bool:
+    @property
+    def is_frozen(self) -> bool:
+        """Whether a table of the present filter is kept."""
         return self._frozen is not None and self._frozen[2] is self.filter
 
     def thaw(self) -> None:

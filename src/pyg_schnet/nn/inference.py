@@ -4,85 +4,20 @@ Reverse mode by hand through the very operators of the network. It saves the boo
 autograd, which for a small molecule costs more than the arithmetic.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import embedding, linear
-from torch_geometric.nn.aggr import SumAggregation
-from torch_geometric.nn.dense.linear import Linear
 
 from ..ops import kernels_for, threads
 from ..ops.geometry import edge_vectors, forces_from_distances
-from . import checks, edges
-from .conv import SchNetConv
-from .interaction import InteractionBlock
-from .offsets import Offsets
-from .radial import ShiftedSoftplus
-from .readout import AtomwiseReadout
+from . import checks, edges, molecule
+from .layers import read_layers, weights_of
 from .response import forces_from_energy
-from .tables import is_hooked
 
 if TYPE_CHECKING:
     from .schnet import SchNet
-
-
-# What the formulas below stand for; anything else is left to autograd.
-_ORIGINALS = {
-    *(nn.Embedding, AtomwiseReadout, InteractionBlock, SchNetConv, SumAggregation),
-    *(Linear, ShiftedSoftplus, Offsets),
-}
-
-
-class Layer(NamedTuple):
-    """The weights of an interaction block, out of their modules.
-
-    Attributes:
-        conv: The convolution.
-        before: Weight and bias of the dense layer before the sum over neighbours.
-        after: Those of the layer behind it.
-        last: Those of the layer behind the activation.
-    """
-
-    conv: SchNetConv
-    before: tuple[Tensor, Tensor | None]
-    after: tuple[Tensor, Tensor]
-    last: tuple[Tensor, Tensor]
-
-
-def read_layers(model: "SchNet") -> list[Layer] | None:
-    """The interaction blocks, or ``None`` if any part is not the original or somebody listens."""
-    from .schnet import SchNet
-
-    # Straight from the dictionaries of the modules: looking up attributes would take as long as
-    # the convolutions of a small molecule.
-    species: Any = model._modules["embedding"]
-    readout: Any = model._modules["readout"]
-    if type(model)._evaluate is not SchNet._evaluate or type(readout) is not AtomwiseReadout:
-        return None
-    if getattr(species, "max_norm", None) is not None:  # it changes its weights when it is called
-        return None
-    parts: list[Any] = [species, readout, *readout._modules.values()]
-    blocks: Any = model._modules["interactions"]
-    layers = []
-    for block in blocks._modules.values():
-        conv = block._modules.get("conv")
-        if type(conv) is not SchNetConv or conv.has_message_hooks():
-            return None
-        dense = (conv._modules["lin1"], conv._modules["lin2"], block._modules.get("lin"))
-        if not all(type(layer) is Linear for layer in dense):
-            return None
-        parts += [block, conv, conv._modules["aggr_module"], block._modules.get("act"), *dense]
-        layers.append(Layer(conv, *map(_weights, dense)))
-    if not layers or not _ORIGINALS.issuperset(map(type, parts)):
-        return None
-    return None if is_hooked(model) or any(map(is_hooked, parts)) else layers
-
-
-def _weights(layer: Any) -> tuple[Tensor, Any]:
-    # A weight that is computed, as pruning does, is no parameter of the layer.
-    weight = layer._parameters.get("weight")
-    return layer.weight if weight is None else weight, layer._parameters["bias"]
 
 
 @torch.no_grad()
@@ -116,6 +51,10 @@ def predict(
     layers = read_layers(model)
     if layers is None:
         return None
+    if edge_index is None and batch_size == 1:
+        small = molecule.predict(model, layers, z, pos, with_forces)
+        if small is not None:
+            return small
     z, batch, batch_size = model._checked(z, pos, batch, batch_size)
     edge_index = edges.found(model, z, pos, batch, edge_index)
     vectors, lengths = edge_vectors(pos, edge_index)
@@ -133,7 +72,7 @@ def predict(
     vectors, lengths, distances = (plan.arrange(v) for v in (vectors, lengths, distances))
     kernels = kernels_for(x)
     readout: Any = model.readout
-    first, second = _weights(readout.lin1), _weights(readout.lin2)
+    first, second = weights_of(readout.lin1), weights_of(readout.lin2)
     with threads.single_threaded_products(x.numel() * layers[0].before[0].size(0)):
         # 1. Forward, keeping what the way back needs.
         tape = []

@@ -44,7 +44,8 @@ def _power_of_two(typingctx, shifted):
 
 
 @njit(error_model="numpy", fastmath={"contract"})
-def _value_and_slope(x):
+def value_and_slope(x):
+    """Of one number."""
     f = types.float32
     size = abs(x)
     # e^-87 is the smallest number that is not denormal.
@@ -83,7 +84,7 @@ def forward(args):
         if task >= tasks:
             return
         for i in range(count * task // tasks, count * (task + 1) // tasks):
-            put(args, value, i, _value_and_slope(get(args, x, i))[0])
+            put(args, value, i, value_and_slope(get(args, x, i))[0])
 
 
 def forward_with_slope(args):
@@ -95,7 +96,7 @@ def forward_with_slope(args):
         if task >= tasks:
             return
         for i in range(count * task // tasks, count * (task + 1) // tasks):
-            v, s = _value_and_slope(get(args, x, i))
+            v, s = value_and_slope(get(args, x, i))
             put(args, value, i, v)
             put(args, slope, i, s)
 

@@ -1,0 +1,125 @@
+r"""Predictions of one small molecule by a frozen network, in one kernel.
+
+See :mod:`pyg_schnet.ops.molecule_kernel`. Whatever is unusual, or wrong, is left to
+:mod:`.inference`, which can do it or say what is the matter.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..data.species import NUM_SPECIES
+from ..ops import Knots
+from ..ops.dispatch import use_cpu_kernels
+from .layers import Layer, weights_of
+
+if TYPE_CHECKING:
+    from .schnet import SchNet
+
+# Atoms times weights of a layer, above which two threads are faster than this kernel.
+_LARGEST = 400_000
+_ANY_SPECIES = torch.ones(NUM_SPECIES, dtype=torch.bool, device="cpu").numpy()
+# The weights of each model as arrays that share their memory, and where these were.
+_arrays: WeakKeyDictionary["SchNet", tuple[list, tuple]] = WeakKeyDictionary()
+
+
+def predict(
+    model: "SchNet", layers: list[Layer], z: Tensor, pos: Tensor, with_forces: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+    r"""Evaluates a frozen network on one molecule.
+
+    Args:
+        model: The network.
+        layers: Its interaction blocks.
+        z: Atomic numbers ``[N]``.
+        pos: Positions ``[N, 3]``.
+        with_forces: Whether to compute forces.
+
+    Returns:
+        The target ``[1, 1]``, atom-wise contributions ``[N]``, features ``[N, F]`` and forces
+        ``[N, 3]`` or ``None``; or ``None`` in place of all if the operators must do it.
+    """
+    num_atoms, weight = z.size(0), layers[0].after[0]
+    if (
+        z.dtype != torch.long
+        or pos.shape != (num_atoms, 3)
+        or pos.dtype not in (torch.float32, torch.float64)
+        or not 0 < num_atoms * weight.numel() < _LARGEST
+        or not (z.is_cpu and pos.is_cpu and use_cpu_kernels(weight))
+        or model.config["max_num_neighbors"] is not None
+    ):
+        return None
+    if not all(layer.conv.is_frozen and layer.conv.has_table() for layer in layers):
+        return None
+    knots = layers[0].conv.frozen_knots
+    if any(layer.conv.frozen_knots != knots for layer in layers):
+        return None
+    arrays = _arrays_of(model, layers, knots)
+    if arrays is None:
+        return None
+    from ..ops import molecule_kernel
+
+    evaluate: Any = molecule_kernel.evaluate
+    contributions = torch.empty(num_atoms, dtype=torch.float64, device="cpu")
+    x = weight.new_empty(num_atoms, weight.size(0))
+    forces = pos.new_empty(num_atoms if with_forces else 0, 3)
+    known = model.species.numpy() if model.refuse_unknown_species else _ANY_SPECIES
+    squared_cutoff = math.inf if model.envelope == "none" else model.cutoff**2
+    done = evaluate(
+        z.contiguous().numpy(),
+        pos.detach().contiguous().numpy(),
+        known,
+        *arrays,
+        (squared_cutoff, knots.start, 1.0 / knots.spacing, knots.limit, knots.vanishes),
+        (contributions.numpy(), x.numpy(), forces.numpy()),
+    )
+    if not done:
+        return None
+    energy = contributions.sum().reshape(1, 1)
+    if model.readout.reduce == "mean":
+        energy, forces = energy / num_atoms, forces / num_atoms
+    return energy, contributions, x, forces if with_forces else None
+
+
+def _arrays_of(model: "SchNet", layers: list[Layer], knots: Knots) -> tuple | None:
+    """The weights as the kernel takes them, or ``None`` if they do not lie as it expects."""
+    readout: Any = model.readout
+    offsets = readout.offsets
+    first, second = weights_of(readout.lin1), weights_of(readout.lin2)
+    tables = [layer.conv.table(knots) for layer in layers]
+    tensors = [model.embedding.weight, *first, *second, *tables]
+    for layer in layers:
+        tensors += [*layer.before, *layer.after, *layer.last]
+    places = [
+        None if t is None else (t.data_ptr(), t.stride(), t.dtype)
+        for t in (*tensors, offsets.std, offsets.mean, offsets.atomref)
+    ]
+    known = _arrays.get(model)
+    if known is not None and known[0] == places:
+        return known[1]
+    if not all(
+        t is None or (t.is_cpu and t.is_contiguous() and t.dtype == torch.float32) for t in tensors
+    ):
+        return None
+    arrays = (
+        tensors[0].detach().numpy(),
+        tuple(_dense(layer.before) for layer in layers),
+        tuple(_dense(layer.after) for layer in layers),
+        tuple(_dense(layer.last) for layer in layers),
+        _dense(first),
+        _dense(second),
+        tuple(table.numpy() for table in tables),
+        tuple(t.numpy() for t in (offsets.atomref, offsets.mean, offsets.std)),
+    )
+    _arrays[model] = (places, arrays)
+    return arrays
+
+
+def _dense(layer: tuple[Tensor, Tensor | None]) -> tuple[np.ndarray, np.ndarray]:
+    weight, bias = layer
+    bias = weight.new_zeros(weight.size(0)) if bias is None else bias
+    return weight.detach().numpy(), bias.detach().numpy()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyg_schnet import ops
-from pyg_schnet.ops import Knots, spline_table
+from pyg_schnet.ops import Knots, backend, sampled_table, spline_table
 from pyg_schnet.ops.table import _solve_clamped, _solve_clamped_transposed, locate, spline_basis
 
 
@@ -150,7 +150,27 @@ def test_transposed_solve_matches_autograd():
         torch.testing.assert_close(actual, wanted)
 
 
+@pytest.mark.parametrize("intervals", [1, 2, 9])
+def test_table_of_samples(intervals):
+    """The same as its parts, which follow from autograd; without a kernel too."""
+    torch.manual_seed(0)
+    samples = torch.randn(intervals + 7, 3, dtype=torch.float64, requires_grad=True)
+    envelope = torch.rand(intervals + 1, dtype=torch.float64)
+    stencils = torch.randn(2, 7, dtype=torch.float64)
+    slopes = torch.stack([stencils[0] @ samples[:7], stencils[1] @ samples[-7:]])
+    expected = spline_table(samples[3:-3] * envelope[:, None], slopes, 0.1)
+    for name in ("cpu", "reference"):
+        with backend(name):
+            table = sampled_table(samples, envelope, stencils, 0.1)
+            torch.testing.assert_close(table, expected)
+            constants = (envelope, stencils, 0.1)
+            assert torch.autograd.gradcheck(sampled_table, (samples, *constants))
+            assert torch.autograd.gradgradcheck(sampled_table, (samples, *constants))
+
+
 def test_shapes_are_checked():
+    with pytest.raises(ValueError, match="samples"):
+        sampled_table(torch.zeros(9, 3), torch.zeros(4), torch.zeros(2, 7), 0.1)
     with pytest.raises(ValueError, match="values"):
         spline_table(torch.zeros(1, 3), torch.zeros(2, 3), 0.1)
     with pytest.raises(ValueError, match="slopes"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from ..ops import Knots
+from ..ops import Knots, sampled_table
 from .dense import Dense
 from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
 from .settings import RemembersSettings
@@ -123,15 +123,15 @@ class GaussianFilter(RemembersSettings):
             w = w * self.envelope(distance).unsqueeze(-1)
         return w
 
-    def at_knots(self, knots: Knots) -> tuple[Tensor, Tensor]:
-        r"""The filter at radial knots, from Gaussians that are evaluated only once.
+    def table(self, knots: Knots) -> Tensor:
+        r"""The filter on radial knots, from Gaussians that are evaluated only once.
 
         Args:
             knots: Knots within the range of the filter.
 
         Returns:
-            Values ``[n + 1, F]`` and the slopes at the first and last knot ``[2, F]``, to
-            :math:`O(h^6)`; differentiable in the weights.
+            Spline coefficients ``[K, F]``, see :func:`~pyg_schnet.ops.spline_table`, with end
+            slopes to :math:`O(h^6)`; differentiable in the weights.
         """
         basis, envelope, stencils = self._constants(knots)
         # Gaussians beyond the last knot are left out: they are zero.
@@ -139,7 +139,7 @@ class GaussianFilter(RemembersSettings):
         w = self.lin2(self.act(linear(basis, weight, self.lin1.bias)))  # [n + 7, F]
         if self.num_activations == 2:
             w = self.act(w)
-        return w[3:-3] * envelope, torch.stack([stencils[0] @ w[:7], stencils[1] @ w[-7:]])
+        return sampled_table(w, envelope, stencils, knots.spacing)
 
     def _constants(self, knots: Knots) -> tuple[Tensor, Tensor, Tensor]:
         """What does not depend on the weights, kept for the next call."""
@@ -163,11 +163,11 @@ class GaussianFilter(RemembersSettings):
         basis = self.basis(positions.to(weight))[:, :reached].contiguous()
         stencils = (_STENCIL / knots.spacing).to(weight).repeat(2, 1)  # [2, 7]
         if self.envelope is None:
-            return basis, weight.new_ones(1, 1), stencils
-        envelope = self.envelope(knots.positions(weight.dtype, weight.device)).unsqueeze(1)
+            return basis, weight.new_ones(knots.intervals + 1), stencils
+        envelope = self.envelope(knots.positions(weight.dtype, weight.device))  # [n + 1]
         slopes = [self.envelope.slope(end) for end in (knots.start, knots.stop)]
         product_rule = weight.new_tensor(slopes).unsqueeze(1) * (torch.arange(7) == 3).to(weight)
-        return basis, envelope, stencils * envelope[[0, -1]] + product_rule
+        return basis, envelope, stencils * envelope[[0, -1]].unsqueeze(1) + product_rule
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "GaussianFilter":
         self._cached_constants = None

@@ -86,10 +86,8 @@ def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
         Table ``[K, F]``.
     """
     if type(filter) is GaussianFilter:
-        values, slopes = filter.at_knots(knots)
-    else:
-        values, slopes = _sample(filter, knots, dtype, device)
-    return spline_table(values, slopes, knots.spacing)
+        return filter.table(knots)
+    return spline_table(*_sample(filter, knots, dtype, device), knots.spacing)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from .dispatch import backend, has_kernels, kernels_for
 from .memory import keep_freed_memory
 from .plan import EdgePlan
 from .softplus import shifted_softplus
-from .table import Knots, spline_table
+from .table import Knots, sampled_table, spline_table
 
 __all__ = [
     "EdgePlan",
@@ -15,6 +15,7 @@ __all__ = [
     "has_kernels",
     "keep_freed_memory",
     "kernels_for",
+    "sampled_table",
     "shifted_softplus",
     "spline_table",
 ]

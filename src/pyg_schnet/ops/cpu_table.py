@@ -22,6 +22,24 @@ def solve_transposed(grad: Tensor, spacing: float) -> tuple[Tensor, Tensor]:
     return values, slopes
 
 
+def solve_samples(samples: Tensor, envelope: Tensor, stencils: Tensor, spacing: float) -> Tensor:
+    """Coefficients ``[n + 3, F]`` from samples ``[n + 7, F]``, see :func:`.sampled_table`."""
+    table = samples.new_empty(samples.size(0) - 4, samples.size(1))
+    _solve_samples(_array(samples), _array(envelope), _array(stencils), 2 * spacing, table.numpy())
+    return table
+
+
+def solve_samples_transposed(
+    grad: Tensor, envelope: Tensor, stencils: Tensor, spacing: float
+) -> Tensor:
+    """Gradient by the samples ``[n + 7, F]`` from that by the table."""
+    samples = grad.new_empty(grad.size(0) + 4, grad.size(1))
+    _solve_samples_transposed(
+        _array(grad), _array(envelope), _array(stencils), 2 * spacing, samples.numpy()
+    )
+    return samples
+
+
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
@@ -94,3 +112,38 @@ def _solve_transposed(
     for i in range(1, last):
         for f in range(width):
             values[i, f] *= six
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _solve_samples(
+    samples: np.ndarray, envelope: np.ndarray, stencils: np.ndarray, step: float, table: np.ndarray
+) -> None:
+    last, width = envelope.shape[0] - 1, samples.shape[1]
+    values = np.empty((last + 1, width), samples.dtype)
+    for i in range(last + 1):
+        for f in range(width):
+            values[i, f] = samples[i + 3, f] * envelope[i]
+    slopes = np.zeros((2, width), samples.dtype)
+    for k in range(7):
+        for f in range(width):
+            slopes[0, f] += stencils[0, k] * samples[k, f]
+            slopes[1, f] += stencils[1, k] * samples[last + k, f]
+    _solve(values, slopes, step, table)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _solve_samples_transposed(
+    grad: np.ndarray, envelope: np.ndarray, stencils: np.ndarray, step: float, samples: np.ndarray
+) -> None:
+    last, width = envelope.shape[0] - 1, grad.shape[1]
+    samples[:3] = 0
+    samples[last + 4 :] = 0
+    slopes = np.empty((2, width), grad.dtype)
+    _solve_transposed(grad, step, samples[3 : last + 4], slopes)
+    for i in range(last + 1):
+        for f in range(width):
+            samples[i + 3, f] *= envelope[i]
+    for k in range(7):
+        for f in range(width):
+            samples[k, f] += stencils[0, k] * slopes[0, f]
+            samples[last + k, f] += stencils[1, k] * slopes[1, f]

@@ -159,6 +159,37 @@ def spline_table(values: Tensor, slopes: Tensor, spacing: float) -> Tensor:
     return _solve_clamped(values, slopes, spacing)
 
 
+def sampled_table(samples: Tensor, envelope: Tensor, stencils: Tensor, spacing: float) -> Tensor:
+    r"""Coefficients of the clamped cubic B-spline through samples times an envelope.
+
+    What :func:`spline_table` makes of ``samples[3:-3] * envelope``, with slopes at the ends by
+    finite differences of seven samples each; in one step, on the CPU.
+
+    Args:
+        samples: At the knots and at three more beyond each end, ``[n + 7, F]``.
+        envelope: At the knots, ``[n + 1]``; no gradient is computed for it.
+        stencils: Weights that turn the first and the last seven samples into slopes, ``[2, 7]``;
+            no gradient is computed for them either.
+        spacing: Distance h between knots.
+
+    Returns:
+        Table of coefficients, ``[n + 3, F]``, differentiable in ``samples`` any number of times.
+
+    Raises:
+        ValueError: If shapes do not match.
+    """
+    rows = samples.size(0) - 6
+    if rows < 2 or envelope.shape != (rows,) or stencils.shape != (2, 7):
+        raise ValueError(
+            "need 'samples' [n + 7, F] with n > 0, 'envelope' [n + 1] and 'stencils' [2, 7] (got "
+            f"{list(samples.shape)}, {list(envelope.shape)} and {list(stencils.shape)})"
+        )
+    if use_cpu_kernels(samples):
+        return _SampledTable.apply(samples, envelope, stencils, spacing)
+    slopes = torch.stack([stencils[0] @ samples[:7], stencils[1] @ samples[-7:]])
+    return _solve_clamped(samples[3:-3] * envelope.unsqueeze(1), slopes, spacing)
+
+
 def locate(distances: Tensor, knots: Knots) -> tuple[Tensor, Tensor, Tensor]:
     r"""Interval and position within it.
 
@@ -274,3 +305,37 @@ class _SplineTableTransposed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, values: Tensor, slopes: Tensor) -> tuple[Tensor | None, ...]:
         return _SplineTable.apply(values, slopes, ctx.spacing), None
+
+
+class _SampledTable(torch.autograd.Function):
+    """:func:`sampled_table` on the CPU kernel."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, samples: Tensor, envelope: Tensor, stencils: Tensor, spacing: float
+    ) -> Tensor:
+        from . import cpu_table
+
+        ctx.constants = envelope, stencils, spacing
+        return cpu_table.solve_samples(samples, *ctx.constants)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _SampledTableTransposed.apply(grad, *ctx.constants), None, None, None
+
+
+class _SampledTableTransposed(torch.autograd.Function):
+    """Its transpose, of which it is the derivative in turn."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, grad: Tensor, envelope: Tensor, stencils: Tensor, spacing: float
+    ) -> Tensor:
+        from . import cpu_table
+
+        ctx.constants = envelope, stencils, spacing
+        return cpu_table.solve_samples_transposed(grad, *ctx.constants)
+
+    @staticmethod
+    def backward(ctx: Any, samples: Tensor) -> tuple[Tensor | None, ...]:
+        return _SampledTable.apply(samples, *ctx.constants), None, None, None

@@ -42,6 +42,10 @@ def exchanged(what: str) -> SchNet:
         block.lin = nn.Sequential(block.lin, nn.Tanh())
     elif what == "filter":
         block.conv.filter = Zero(32)
+    elif what == "activation of a filter":
+        block.conv.filter.act = nn.Tanh()
+    elif what == "layer hook in a filter":
+        block.conv.filter.lin1.register_forward_hook(lambda module, args, out: 0.5 * out)
     elif what == "filter hook":
         block.conv.filter.register_forward_hook(lambda module, args, out: 0.0 * out)
     elif what == "own knots":
@@ -51,7 +55,11 @@ def exchanged(what: str) -> SchNet:
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
-    "what", ["activation", "dense layer", "filter", "filter hook", "own knots"]
+    "what",
+    [
+        *("activation", "dense layer", "filter", "activation of a filter"),
+        *("layer hook in a filter", "filter hook", "own knots"),
+    ],
 )
 def test_predictions_follow_exchanged_parts(what, frozen, molecules):
     """Exact evaluation through autograd is the reference."""

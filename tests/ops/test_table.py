@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from pyg_schnet import ops
-from pyg_schnet.ops import Knots, backend, sampled_table, spline_table
-from pyg_schnet.ops.table import _solve_clamped, _solve_clamped_transposed, locate, spline_basis
+from pyg_schnet.ops import Knots, Samples, backend, filter_table, spline_table
+from pyg_schnet.ops.table import (
+    _solve_clamped,
+    _solve_clamped_transposed,
+    locate,
+    sampled_table,
+    spline_basis,
+)
 
 
 def evaluate(table, distances, knots, order=0):
@@ -175,3 +181,30 @@ def test_shapes_are_checked():
         spline_table(torch.zeros(1, 3), torch.zeros(2, 3), 0.1)
     with pytest.raises(ValueError, match="slopes"):
         spline_table(torch.zeros(5, 3), torch.zeros(2, 2), 0.1)
+
+
+@pytest.mark.parametrize("num_activations", [1, 2])
+def test_table_of_a_network(num_activations):
+    """Its own derivatives, and those of the composed operators, against finite differences."""
+    torch.manual_seed(0)
+    shapes = [(3, 6), (3,), (3, 3), (3,)]
+    weights = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    samples = Samples(
+        basis=torch.rand(11, 5, dtype=torch.float64),  # the last input vanishes
+        envelope=torch.rand(5, dtype=torch.float64),
+        stencils=torch.randn(2, 7, dtype=torch.float64),
+        spacing=0.1,
+    )
+
+    def table(*weights):
+        return filter_table(*weights, samples, num_activations)
+
+    value = table(*weights)
+    assert torch.autograd.gradcheck(table, weights)
+    assert torch.autograd.gradgradcheck(table, weights)
+    with backend("reference"):
+        torch.testing.assert_close(table(*weights), value)
+    frozen = [w.detach() for w in weights[:2]]
+    loss = table(*frozen, *weights[2:]).square().sum()
+    grads = torch.autograd.grad(loss, weights[2:], create_graph=True)
+    assert all(grad.requires_grad and grad.abs().max() > 0 for grad in grads)

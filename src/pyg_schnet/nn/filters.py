@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-from ..ops import Knots, sampled_table
+from ..ops import Knots, Samples, filter_table
 from .dense import Dense
 from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
 from .settings import RemembersSettings
@@ -83,7 +82,7 @@ class GaussianFilter(RemembersSettings):
         self.d_min = 0.0
         self.d_max = self.cutoff
         self.vanishes = envelope != "none"
-        self._cached_constants: tuple[Any, tuple] | None = None
+        self._cached_samples: tuple[Any, Samples] | None = None
         self.envelope: CosineEnvelope | PolynomialEnvelope | None = None
         if envelope == "cosine":
             self.envelope = CosineEnvelope(cutoff)
@@ -131,46 +130,48 @@ class GaussianFilter(RemembersSettings):
 
         Returns:
             Spline coefficients ``[K, F]``, see :func:`~pyg_schnet.ops.spline_table`, with end
-            slopes to :math:`O(h^6)`; differentiable in the weights.
+            slopes to :math:`O(h^6)`; differentiable in the weights. Layers are not called: see
+            :func:`.tables.table_of` for networks with other layers.
         """
-        basis, envelope, stencils = self._constants(knots)
-        # Gaussians beyond the last knot are left out: they are zero.
-        weight = self.lin1.weight[:, : basis.size(1)]
-        w = self.lin2(self.act(linear(basis, weight, self.lin1.bias)))  # [n + 7, F]
-        if self.num_activations == 2:
-            w = self.act(w)
-        return sampled_table(w, envelope, stencils, knots.spacing)
+        first, second = self.lin1, self.lin2
+        return filter_table(
+            *(first.weight, first.bias, second.weight, second.bias),
+            self._samples(knots),
+            self.num_activations,
+        )
 
-    def _constants(self, knots: Knots) -> tuple[Tensor, Tensor, Tensor]:
+    def _samples(self, knots: Knots) -> Samples:
         """What does not depend on the weights, kept for the next call."""
         weight = self.lin1.weight
         offset = self.basis.offset
         if torch.compiler.is_compiling() or offset.requires_grad:
-            return self._compute_constants(knots, weight)
+            return self._compute_samples(knots, weight)
         key = (knots, weight.dtype, weight.device, self.basis.gamma, offset._version, self.envelope)
-        cached = self._cached_constants  # read once: other threads may replace it
+        cached = self._cached_samples  # read once: other threads may replace it
         if cached is None or cached[0] != key:
             with torch.no_grad():
-                cached = (key, self._compute_constants(knots, weight))
-            self._cached_constants = cached
+                cached = (key, self._compute_samples(knots, weight))
+            self._cached_samples = cached
         return cached[1]
 
-    def _compute_constants(self, knots: Knots, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Basis at the knots and three beyond each end, envelope at the knots, end stencils."""
+    def _compute_samples(self, knots: Knots, weight: Tensor) -> Samples:
         steps = torch.arange(-3, knots.intervals + 4, dtype=torch.float64)
         positions = knots.start + knots.spacing * steps
+        # Gaussians beyond the last knot are left out: they are zero.
         reached = self.basis.count_below(knots.stop + 3 * knots.spacing)
         basis = self.basis(positions.to(weight))[:, :reached].contiguous()
         stencils = (_STENCIL / knots.spacing).to(weight).repeat(2, 1)  # [2, 7]
         if self.envelope is None:
-            return basis, weight.new_ones(knots.intervals + 1), stencils
+            ones = weight.new_ones(knots.intervals + 1)
+            return Samples(basis, ones, stencils, knots.spacing)
         envelope = self.envelope(knots.positions(weight.dtype, weight.device))  # [n + 1]
         slopes = [self.envelope.slope(end) for end in (knots.start, knots.stop)]
         product_rule = weight.new_tensor(slopes).unsqueeze(1) * (torch.arange(7) == 3).to(weight)
-        return basis, envelope, stencils * envelope[[0, -1]].unsqueeze(1) + product_rule
+        stencils = stencils * envelope[[0, -1]].unsqueeze(1) + product_rule
+        return Samples(basis, envelope, stencils, knots.spacing)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> "GaussianFilter":
-        self._cached_constants = None
+        self._cached_samples = None
         return super()._apply(fn, recurse)
 
     def _check_range(self, distance: Tensor) -> None:

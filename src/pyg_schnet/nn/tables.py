@@ -19,13 +19,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn.dense.linear import Linear
 
 from ..ops import Knots, spline_table
 from .filters import GaussianFilter
+from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
 
 # Knots per length scale. Filters are then exact to 3e-7 of their largest value and forces to 3e-5,
 # of which float32 weights alone make 1e-5: their rounding, over so short a distance, is a slope.
 FINENESS = 10.0
+# The parts of a GaussianFilter as it was built.
+_ORIGINALS = {CosineEnvelope, GaussianSmearing, Linear, PolynomialEnvelope, ShiftedSoftplus}
 # Filters without a range get tables up to so many angstrom, or to the longest edge.
 _UNBOUNDED = 1e6
 
@@ -85,7 +89,7 @@ def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
     Returns:
         Table ``[K, F]``.
     """
-    if type(filter) is GaussianFilter:
+    if type(filter) is GaussianFilter and not any(map(_altered, filter._modules.values())):
         return filter.table(knots)
     return spline_table(*_sample(filter, knots, dtype, device), knots.spacing)
 
@@ -109,6 +113,11 @@ def frozen_table(filter: Any, knots: Knots) -> tuple[Tensor, float]:
     taps = table.new_tensor([1.0, 23.0, 23.0, 1.0]) / 48.0  # cubic B-splines at u = 1/2
     error = (table.unfold(0, 4, 1) @ taps - exact).abs().max()
     return table, float(error / exact.abs().max().clamp(min=1e-30))
+
+
+def _altered(part: Any) -> bool:
+    """Whether a part of a filter was exchanged, or somebody listens to it."""
+    return part is not None and (type(part) not in _ORIGINALS or is_hooked(part))
 
 
 def _sample(

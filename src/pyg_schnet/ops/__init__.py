@@ -2,20 +2,22 @@
 
 from .cfconv import cfconv
 from .dispatch import backend, has_kernels, kernels_for
+from .filter_table import Samples, filter_table
 from .memory import keep_freed_memory
 from .plan import EdgePlan
 from .softplus import shifted_softplus
-from .table import Knots, sampled_table, spline_table
+from .table import Knots, spline_table
 
 __all__ = [
     "EdgePlan",
     "Knots",
+    "Samples",
     "backend",
     "cfconv",
+    "filter_table",
     "has_kernels",
     "keep_freed_memory",
     "kernels_for",
-    "sampled_table",
     "shifted_softplus",
     "spline_table",
 ]

@@ -110,10 +110,11 @@ def _add(entrants: dict, entrant: tuple[str, bool], measured: dict) -> None:
         name + (", tuned" if tuned else ""), {"about": measured["about"], "tasks": {}}
     )
     for task, values in measured["tasks"].items():
-        known = entry["tasks"].setdefault(task, {"times_ms": [], "memory_mb": 0.0, "first_ms": 0.0})
+        known = entry["tasks"].setdefault(task, {"times_ms": [], "rounds_ms": []})
         known["times_ms"] += values["times_ms"]
-        known["memory_mb"] = max(known["memory_mb"], values["memory_mb"])
-        known["first_ms"] = max(known["first_ms"], values["first_ms"])
+        known["rounds_ms"].append(statistics.median(values["times_ms"]))
+        for name in ("memory_mb", "first_ms", "product_gflop"):
+            known[name] = max(known.get(name, 0.0), values[name])
 
 
 def _summarise(results: dict) -> None:
@@ -131,8 +132,14 @@ def _summarise(results: dict) -> None:
             if not name.startswith("ours") and name.endswith(", tuned")
         ]
         ours = system["entrants"]["ours, tuned"]["tasks"]
-        system["speedup"] = {
-            task: min(p["tasks"][task]["median_ms"] for p in peers) / ours[task]["median_ms"]
-            for task in TASKS
-            if peers
-        }
+        system["speedup"] = {task: _speedup(task, ours, peers) for task in TASKS if peers}
+
+
+def _speedup(task: str, ours: dict, peers: list[dict]) -> dict:
+    """Ratio to the fastest peer by medians of all calls, and those of single rounds."""
+    times = [peer["tasks"][task] for peer in peers]
+    rounds = zip(ours[task]["rounds_ms"], *(t["rounds_ms"] for t in times))
+    return {
+        "median": min(t["median_ms"] for t in times) / ours[task]["median_ms"],
+        "rounds": [min(theirs) / mine for mine, *theirs in rounds],
+    }

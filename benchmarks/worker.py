@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -52,13 +54,15 @@ def main() -> None:
         "energy + force step": lambda: contender.force_step(inputs, optimizer),
     }
     results = {}
-    before = peak_memory()
+    before = memory("VmRSS")
     for task, run in tasks.items():
         prepare = contender.prepare_training if "step" in task else contender.prepare_inference
         prepare()
+        forget_peak()
         results[task] = measure(run, float(seconds))
-        # The peak of a process only grows, so the tasks go from the least to the most.
-        results[task]["memory_mb"] = peak_memory() - before
+        # Freed memory may stay in the process, so the tasks go from the least to the most.
+        results[task]["memory_mb"] = memory("VmHWM") - before
+        results[task]["product_gflop"] = products(run)
     about = {
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -93,10 +97,43 @@ def measure(run: Callable[[], None], seconds: float) -> dict:
     return {"first_ms": 1e3 * first, "times_ms": times}
 
 
-def peak_memory() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**2 if sys.platform == "darwin" else 1024)
+def memory(entry: str) -> float:
+    """Resident memory of this process in MB: now ("VmRSS") or at its peak ("VmHWM")."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS knows the peak only, and that of the whole process
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    line = next(line for line in status.read_text().splitlines() if line.startswith(entry))
+    return int(line.split()[1]) / 1024
+
+
+def forget_peak() -> None:
+    """Has Linux measure the peak of memory anew from here on."""
+    path = Path("/proc/self/clear_refs")
+    if path.exists():
+        path.write_text("5")
+
+
+def products(run: Callable[[], None]) -> float:
+    """Billions of operations in the matrix products of a call, convolutions left out."""
+    with CountProducts() as counter:
+        run()
+    return counter.operations / 1e9
+
+
+class CountProducts(TorchDispatchMode):
+    """Counts operations of matrix products; ``FlopCounterMode`` stumbles over leaf gradients."""
+
+    operations = 0
+
+    def __torch_dispatch__(
+        self, function: Any, kinds: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Runs and counts an operator."""
+        out = function(*args, **(kwargs or {}))
+        count = flop_registry.get(function.overloadpacket)
+        if count is not None:
+            self.operations += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def as_batch(inputs: Inputs) -> Any:

@@ -60,9 +60,13 @@ def test_worker(load, tmp_path, contender):
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout.splitlines()[-1])
     assert list(measured["tasks"]) == list(load("speed").TASKS)
-    for values in measured["tasks"].values():
+    for task, values in measured["tasks"].items():
         assert len(values["times_ms"]) >= 5
         assert 0 < min(values["times_ms"]) < values["first_ms"] + 1e4
+        assert values["memory_mb"] > 0 or task == "forward"
+    # The dense layers of training, at least: 18 atoms, three blocks of 64 features, 4 layers each.
+    gflop = measured["tasks"]["energy step"]["product_gflop"]
+    assert contender == "pyg" or gflop > 3 * 2e-9 * 18 * 3 * 4 * 64 * 64
 
 
 def test_contenders_are_the_same_network(load, tmp_path):
@@ -86,7 +90,8 @@ def test_speedup_is_over_the_fastest_tuned_peer(load, tmp_path):
     about = {"version": "1", "torch": "2", "python": "3", "threads": 2}
 
     def entry(milliseconds: float) -> dict:
-        times = {"times_ms": [milliseconds] * 3, "memory_mb": 5.0, "first_ms": 9.0}
+        times = {"times_ms": [milliseconds] * 3, "rounds_ms": [milliseconds]}
+        times |= {"memory_mb": 5.0, "first_ms": 9.0, "product_gflop": 0.04}
         return {"about": about, "tasks": {task: dict(times) for task in speed.TASKS}}
 
     entrants = {
@@ -97,12 +102,14 @@ def test_speedup_is_over_the_fastest_tuned_peer(load, tmp_path):
         "schnetpack, tuned": entry(8.0),
     }
     system = {"size": {"atoms": 3}, "entrants": entrants}
-    results = {"environment": {"cores": 2}, "command": "me", "seed": 0, "systems": {"one": system}}
+    environment = {"cores": 2, "sgemm_gflops": 100}
+    results = {"environment": environment, "command": "me", "seed": 0, "systems": {"one": system}}
     speed._summarise(results)
-    assert system["speedup"] == dict.fromkeys(speed.TASKS, 4.0)
+    assert system["speedup"] == {task: {"median": 4.0, "rounds": [4.0]} for task in speed.TASKS}
     report.save_report(results, tmp_path / "out" / "speed.json")
     assert json.loads((tmp_path / "out" / "speed.json").read_text()) == results
-    assert "**4.0x**" in (tmp_path / "out" / "speed.md").read_text()
+    assert "**4.0x** [4.0, 4.0]" in (tmp_path / "out" / "speed.md").read_text()
+    assert "40 MFLOP, 20%" in (tmp_path / "out" / "speed.md").read_text()
     assert (tmp_path / "out" / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 

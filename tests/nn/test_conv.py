@@ -8,7 +8,7 @@ from torch_geometric.nn import SumAggregation
 from torch_geometric.nn.models.schnet import CFConv
 from torch_geometric.utils import to_torch_coo_tensor
 
-from pyg_schnet import GaussianFilter, SchNetConv
+from pyg_schnet import GaussianFilter, SchNetConv, edge_lengths, radius_graph
 
 
 @pytest.fixture
@@ -196,7 +196,25 @@ def test_bad_input(graph):
     with pytest.raises(ValueError, match="'num_filters' must be a positive whole number"):
         SchNetConv(8, 16, 5.0)
     for mode in ("exact", "table"):
-        with pytest.raises(ValueError, match="not a number"):
+        with pytest.raises(ValueError, match="finite"):
             SchNetConv(8, 16, mode=mode)(x, edge_index, edge_weight * float("nan"))
     with pytest.raises(ValueError, match="decomposed_layers=1"):
         SchNetConv(8, 16, decomposed_layers=2)
+
+
+def test_exact_filters_are_evaluated_once_for_a_pair():
+    """From a plain edge_index too; where distances want gradients, once for each direction."""
+    x, pos = torch.randn(6, 8), torch.randn(6, 3)
+    edge_index = radius_graph(pos, 10.0)
+    edge_weight = edge_lengths(pos, edge_index)
+    conv = SchNetConv(8, 8, mode="exact")
+    rows = []
+    conv.filter.lin1.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    out = conv(x, edge_index, edge_weight)
+    conv(x, edge_index, edge_weight.requires_grad_())
+    conv(x, edge_index[:, 1:], edge_weight[1:].detach())
+    assert rows == [15, 30, 29]
+    W = conv.filter(edge_weight)
+    u = conv.lin1(x)
+    expected = torch.zeros_like(u).index_add(0, edge_index[1], u[edge_index[0]] * W)
+    assert torch.allclose(out, conv.lin2(expected), atol=1e-5)

@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 
 from pyg_schnet import GaussianFilter, SchNet, SchNetConv
 from pyg_schnet.datasets import QM9Sample
-from pyg_schnet.nn.tables import frozen_table, knots_of
+from pyg_schnet.nn.tables import knots_of, sampled
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_frozen_table_of_a_rough_filter_gets_more_knots():
             return torch.sin(20 * d).unsqueeze(-1)
 
     knots = knots_of(Rough())
-    assert frozen_table(Rough(), knots)[1] > 1e-3
+    assert sampled(Rough(), knots)[1] > 1e-3
     conv = SchNetConv(3, 1, filter=Rough()).freeze()
     assert conv._frozen[0].intervals > 4 * knots.intervals
-    assert frozen_table(Rough(), conv._frozen[0])[1] < 1e-6
+    assert sampled(Rough(), conv._frozen[0])[1] < 1e-6

@@ -61,7 +61,6 @@ def test_primitives_match_reference(make_case, dtype, width):
     kernels = kernels_for(x)
     arguments = (distances, table, plan)
     for order in range(4):
-        # Derivatives grow with the inverse spacing.
         for c in (None, weight):
             for transposed in (False, True):
                 features = g if transposed else x
@@ -313,3 +312,14 @@ def test_backends_by_name():
     with ops.backend("cpu"), pytest.raises(ValueError, match="float32 and float64"):
         kernels_for(x)
     assert kernels_for(x) is reference
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_features(backend):
+    case = molecules([3, 1, 3], torch.float64)
+    x = torch.empty(7, 0, dtype=torch.float64, requires_grad=True)
+    distances = case.distances.detach().clone().requires_grad_()
+    table = torch.empty(case.knots.rows, 0, dtype=torch.float64)
+    with ops.backend(backend):
+        cfconv(x, distances, table, case.plan()).sum().backward()
+    assert not distances.grad.any()

@@ -130,8 +130,9 @@ def test_range_is_checked(backend):
         EdgePlan.build(edge_index, 2, distances, Knots.spanning(0.5, 2.0, vanishes=False))
         with pytest.raises(ValueError, match="beyond the range"):
             EdgePlan.build(edge_index, 2, distances, Knots.spanning(0.5, 1.0, vanishes=False))
-        with pytest.raises(ValueError, match="not a number"):
-            EdgePlan.build(edge_index, 2, distances * math.nan, Knots.spanning(0.5, 3.0))
+        for factor in (math.nan, math.inf, -1.0):
+            with pytest.raises(ValueError, match=r"finite and not negative \(got .* for edge 0"):
+                EdgePlan.build(edge_index, 2, distances * factor, Knots.spanning(0.5, 3.0))
         plan = EdgePlan.build(
             edge_index, 2, torch.tensor([2.0, 0.1]), Knots.spanning(0.5, 3.0, start=0.5)
         )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from molecules import random_molecule, small_model
+from molecules import RTOL, random_molecule, small_model
 from torch_geometric.data import Batch, Data
 
 from pyg_schnet import forces_from_energy
@@ -224,3 +224,27 @@ def test_dipole_vanishes_with_a_finite_gradient():
     assert out.item() == 0
     assert gradient.isfinite().all()
     assert math.isfinite(out.item())
+
+
+@pytest.mark.parametrize("mode", ["table", "exact"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_hessian_by_batched_gradients(mode, dtype):
+    """``vectorize=True`` differentiates all forces in one pass, against one after the other."""
+    model, data = small_model(mode=mode).to(dtype), random_molecule(5, dtype=dtype)
+
+    def energy(pos):
+        return model(data.z, pos).sum()
+
+    expected = torch.autograd.functional.hessian(energy, data.pos)
+    actual = torch.autograd.functional.hessian(energy, data.pos, vectorize=True)
+    assert expected.abs().max() > 0.1
+    assert torch.allclose(actual, expected, rtol=RTOL[dtype], atol=1e-5 * float(dtype.itemsize < 8))
+
+
+def test_batched_gradients_of_tables_are_refused_with_a_remedy():
+    model, data = small_model(mode="table"), random_molecule(5)
+    weight = model.interactions[0].conv.filter.lin1.weight
+    with pytest.raises(RuntimeError, match="cannot be batched"):
+        torch.autograd.grad(
+            model(data.z, data.pos), weight, torch.ones(2, 1, 1).double(), is_grads_batched=True
+        )

@@ -1,6 +1,5 @@
 r"""The continuous-filter convolution as a layer of PyTorch Geometric."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +16,6 @@ from .filters import GaussianFilter
 from .tables import covering, frozen_table, knots_of, offers_table, table_of
 
 MODES = ("auto", "exact", "table")
-# Where a filter is not smooth, no number of knots is enough.
-_MAX_INTERVALS = 1 << 14
 # What PyG calls around messages; there are no messages in the kernels.
 _HOOKS = tuple(
     f"_{stage}_forward_{when}hooks"
@@ -163,7 +160,8 @@ class SchNetConv(MessagePassing):
         if edge_attr is None and self.tabulates(x, edge_index):
             x = self._convolve(x, edge_index, edge_weight, size)
         else:
-            W = self._filters(edge_weight, edge_attr, edge_index)
+            square = x.size(0) if size is None else None
+            W = self._filters(edge_weight, edge_attr, edge_index, square)
             if isinstance(edge_index, EdgePlan):
                 size = (edge_index.num_src, edge_index.num_dst)
                 edge_index = self._oriented(edge_index.edge_index)
@@ -288,27 +286,7 @@ class SchNetConv(MessagePassing):
         Raises:
             ValueError: If the filter offers no table.
         """
-        if not offers_table(self.filter):
-            raise ValueError(
-                f"the filter {type(self.filter).__name__} offers no table: it must state its "
-                "'length_scale' and 'd_min'"
-            )
-        knots = knots_of(self.filter) if knots is None else knots
-        if knots.intervals >= _MAX_INTERVALS:
-            raise ValueError(
-                f"the filter {type(self.filter).__name__} states no end of its range: it must have "
-                "a 'd_max' to be frozen"
-            )
-        table, error = frozen_table(self.filter, knots)
-        while error > 1e-6 and knots.intervals < _MAX_INTERVALS:
-            knots = knots.halved()
-            table, error = frozen_table(self.filter, knots)
-        if error > 1e-6:
-            warnings.warn(
-                f"the frozen table is exact to {error:.1e} of the largest filter value only: the "
-                "filter is not smooth on the scale of its 'length_scale'",
-                stacklevel=2,
-            )
+        knots, table = frozen_table(self.filter, knots)
         self._frozen = (knots, table.to(self.lin1.weight), self.filter)
         return self
 
@@ -365,15 +343,20 @@ class SchNetConv(MessagePassing):
             )
 
     def _filters(
-        self, edge_weight: OptTensor, edge_attr: OptTensor, edges: Adj | EdgePlan
+        self,
+        edge_weight: OptTensor,
+        edge_attr: OptTensor,
+        edges: Adj | EdgePlan,
+        num_nodes: int | None,
     ) -> Tensor:
+        """Filters ``[E, F]``, evaluated on edges; ``num_nodes`` if the graph is not bipartite."""
         if edge_attr is None or edge_weight is not None:
             self._check_distances(edge_weight)
         if edge_weight is not None:
             edge_weight = edge_weight.to(self.lin1.weight.dtype)
             compiling = torch.compiler.is_compiling()
-            if not (compiling or isinstance(edges, EdgePlan)) and edge_weight.isnan().any():
-                raise ValueError("'edge_weight' holds a distance that is not a number")
+            if not (compiling or isinstance(edges, EdgePlan)) and not edge_weight.isfinite().all():
+                raise ValueError("'edge_weight' holds a distance that is not finite")
         if edge_attr is not None:
             if isinstance(self.filter, GaussianFilter):
                 raise ValueError(
@@ -381,12 +364,13 @@ class SchNetConv(MessagePassing):
                     "give a 'filter' of distances and edge features"
                 )
             return self.filter(*(e for e in (edge_weight, edge_attr) if e is not None))
-        if (
-            isinstance(edges, EdgePlan)
-            and edges.symmetric
-            and (edges.mutual or not edge_weight.requires_grad)
-        ):
-            # Both directions of a pair share a filter.
+        # Both directions of a pair can share a filter, unless each distance wants its gradient.
+        mutual = isinstance(edges, EdgePlan) and edges.mutual
+        shared = offers_table(self.filter) and (mutual or not edge_weight.requires_grad)
+        plain = isinstance(edges, Tensor) and not is_sparse(edges)
+        if shared and plain and num_nodes is not None and not compiling:
+            edges = EdgePlan.build(edges, num_nodes, edge_weight)
+        if shared and isinstance(edges, EdgePlan) and edges.symmetric:
             representatives, pairs = edges.undirected()
             return self.filter(edge_weight[representatives])[pairs]
         return self.filter(edge_weight)

@@ -14,6 +14,7 @@ on nothing but the distance and the weights: no dropout, no normalisation over e
 
 import copy
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,8 @@ FINENESS = 10.0
 _ORIGINALS = {CosineEnvelope, GaussianSmearing, Linear, PolynomialEnvelope, ShiftedSoftplus}
 # Filters without a range get tables up to so many angstrom, or to the longest edge.
 _UNBOUNDED = 1e6
+# Where a filter is not smooth, no number of knots is enough.
+_MAX_INTERVALS = 1 << 14
 
 
 def offers_table(filter: Callable) -> bool:
@@ -69,12 +72,17 @@ def knots_of(filter: Any, fineness: float = FINENESS) -> Knots:
 
 
 def covering(knots: Knots, distances: Tensor) -> Knots:
-    """As many of the knots as the longest distance needs; all of them while compiling."""
+    """As many of the knots as the longest distance needs; all of them while compiling.
+
+    Raises:
+        ValueError: If a distance is infinite or not a number.
+    """
     if torch.compiler.is_compiling():
         return knots
-    if distances.numel() == 0:
-        return knots.covering(knots.start)
-    return knots.covering(float(distances.detach().max()))
+    longest = float(distances.detach().max()) if distances.numel() > 0 else knots.start
+    if not longest < math.inf:
+        raise ValueError(f"distances must be finite (got {longest:g}): check the positions")
+    return knots.covering(longest)
 
 
 def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -94,8 +102,47 @@ def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
     return spline_table(*_sample(filter, knots, dtype, device), knots.spacing)
 
 
+def frozen_table(filter: Any, knots: Knots | None = None) -> tuple[Knots, Tensor]:
+    r"""A table for inference, on knots dense enough for the present weights.
+
+    They are made twice as dense until halfway between them the error is below 1e-6 of the largest
+    filter value.
+
+    Args:
+        filter: A filter.
+        knots: Knots to begin with; those of training if ``None``.
+
+    Returns:
+        The knots and the table ``[K, F]``, in float64 on the CPU.
+
+    Raises:
+        ValueError: If the filter offers no table, or has no end.
+    """
+    name = type(filter).__name__
+    if not offers_table(filter):
+        raise ValueError(
+            f"the filter {name} offers no table: it must state its 'length_scale' and 'd_min'"
+        )
+    knots = knots_of(filter) if knots is None else knots
+    if knots.intervals >= _MAX_INTERVALS:
+        raise ValueError(
+            f"the filter {name} states no end of its range: it must have a 'd_max' to be frozen"
+        )
+    table, error = sampled(filter, knots)
+    while error > 1e-6 and knots.intervals < _MAX_INTERVALS:
+        knots = knots.halved()
+        table, error = sampled(filter, knots)
+    if error > 1e-6:
+        warnings.warn(
+            f"the frozen table is exact to {error:.1e} of the largest filter value only: the "
+            "filter is not smooth on the scale of its 'length_scale'",
+            stacklevel=3,
+        )
+    return knots, table
+
+
 @torch.no_grad()
-def frozen_table(filter: Any, knots: Knots) -> tuple[Tensor, float]:
+def sampled(filter: Any, knots: Knots) -> tuple[Tensor, float]:
     """A table for inference, made in float64 so that rounding does not roughen its slopes.
 
     Args:

@@ -52,7 +52,7 @@ def cfconv(
     distances = plan.arrange(distances)
     if weight is not None:
         weight = plan.arrange(weight)
-    if transforming():
+    if transforming() or x.size(1) == 0:  # kernels have loops over features
         return reference.reduce(x, distances, table, plan, 0, weight)
     if not torch.compiler.is_compiling():
         return Eager(plan, kernels_for(x)).reduce(x, distances, table, weight, 0, False)
@@ -85,10 +85,16 @@ def _check(
             )
         if value.dtype != x.dtype:
             raise TypeError(f"'{name}' must be {x.dtype} like 'x' (got {value.dtype})")
-    if not x.device == table.device == distances.device == plan.source.device:
+    if (
+        not x.device
+        == table.device
+        == distances.device
+        == plan.source.device
+        == (x.device if weight is None else weight.device)
+    ):
         raise ValueError(
-            f"'x', 'table', 'distances' and the plan must be on one device (got {x.device}, "
-            f"{table.device}, {distances.device} and {plan.source.device})"
+            "'x', 'table', the values per edge and the plan must be on one device (got "
+            f"{x.device}, {table.device}, {distances.device} and {plan.source.device})"
         )
     if table.dtype != x.dtype:
         raise TypeError(f"'table' must be {x.dtype} like 'x' (got {table.dtype})")

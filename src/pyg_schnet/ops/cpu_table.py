@@ -5,6 +5,7 @@ from numba import njit
 from torch import Tensor
 
 from . import compilation  # noqa: F401 - announces compilation
+from .dispatch import batched
 
 
 def solve(values: Tensor, slopes: Tensor, spacing: float) -> Tensor:
@@ -41,6 +42,11 @@ def solve_samples_transposed(
 
 
 def _array(tensor: Tensor) -> np.ndarray:
+    if batched(tensor):
+        raise RuntimeError(
+            "gradients by the weights of filters cannot be batched by 'is_grads_batched' or "
+            "'vectorize=True': compute them one by one, with torch.func, or with mode='exact'"
+        )
     return tensor.detach().contiguous().numpy()
 
 

@@ -111,3 +111,8 @@ def use_cpu_kernels(tensor: Tensor) -> bool:
         and not transforming()
         and selected_backend(tensor) == "cpu"
     )
+
+
+def batched(*tensors: Tensor | None) -> bool:
+    """Whether ``is_grads_batched`` of autograd is at work, which plain PyTorch alone can do."""
+    return any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)

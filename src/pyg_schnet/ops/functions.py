@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import rules
+from . import reference, rules
+from .dispatch import batched
 from .plan import EdgePlan
 from .rules import Gradients
 
@@ -31,9 +32,13 @@ class Eager:
         order: int,
         transposed: bool,
     ) -> Tensor:
+        if batched(x, distances, weight):
+            return reference.reduce(x, distances, table, self.plan, order, weight, transposed)
         return Reduce.apply(x, distances, table, weight, self, order, transposed)
 
     def product(self, g: Tensor, x: Tensor, distances: Tensor, table: Tensor, order: int) -> Tensor:
+        if batched(g, x, distances):
+            return reference.product(g, x, distances, table, self.plan, order)
         return Product.apply(g, x, distances, table, self, order)
 
     def collect(
@@ -45,11 +50,15 @@ class Eager:
         rows: int,
         order: int,
     ) -> Tensor:
+        if batched(g, x, distances, weight):
+            return reference.collect(g, x, distances, rows, self.plan, order, weight)
         return Collect.apply(g, x, distances, weight, rows, self, order)
 
     def reduce_backward(
         self, g: Tensor, x: Tensor, distances: Tensor, table: Tensor
     ) -> tuple[Tensor, Tensor]:
+        if batched(g, x, distances):
+            return reference.reduce_backward(g, x, distances, table, self.plan)
         return ReduceBackward.apply(g, x, distances, table, self)
 
 
@@ -170,7 +179,7 @@ class ReduceBackward(torch.autograd.Function):
     def backward(ctx: Any, y: Tensor | None, s: Tensor | None) -> Gradients:
         g, x, distances, table = ctx.saved_tensors
         wants, ops = wanted(ctx), ctx.ops
-        if torch.is_grad_enabled() or y is None or s is None:
+        if torch.is_grad_enabled() or y is None or s is None or batched(y, s):
             grads = rules.reduce_backward_gradients(ops, wants, y, s, g, x, distances, table)
             return (*grads, None)
         dg = dx = dd = dt = None

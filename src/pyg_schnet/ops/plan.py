@@ -247,8 +247,11 @@ def _like(edge_index: Tensor, distances: Tensor | None) -> Tensor:
 
 
 def _check_range(low: float, high: float, knots: Knots) -> None:
-    if math.isnan(low) or math.isnan(high):
-        raise ValueError("a distance is not a number: check the positions")
+    if not (low >= 0.0 and high < math.inf):
+        raise ValueError(
+            "distances must be finite and not negative (got values from "
+            f"{low:g} to {high:g}): check the positions"
+        )
     if not knots.vanishes and (high - knots.start) / knots.spacing >= knots.limit:
         raise ValueError(
             f"distance {high:.6g} lies beyond the range of the filter, which ends at "
@@ -266,6 +269,16 @@ def _check_indices(edge_index: Tensor, num_src: int, num_dst: int) -> None:
                 f"edge_index[{row}] must hold {name} atoms from 0 to {count - 1} "
                 f"(got {low if low < 0 else high})"
             )
+
+
+def _check_distances(distances: Tensor) -> None:
+    wrong = ~((distances >= 0) & (distances < math.inf))
+    if wrong.any():
+        edge = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"distances must be finite and not negative (got {float(distances[edge]):g} for edge "
+            f"{edge}): check the positions"
+        )
 
 
 def _row_pointers(rows: Tensor, count: int) -> Tensor:
@@ -300,8 +313,8 @@ def _build_anywhere(
     edge_index: Tensor, num_src: int, num_dst: int, distances: Tensor | None
 ) -> EdgePlan:
     _check_indices(edge_index, num_src, num_dst)
-    if distances is not None and bool(distances.isnan().any()):
-        raise ValueError("a distance is not a number: check the positions")
+    if distances is not None:
+        _check_distances(distances)
     source, target = edge_index
     order = torch.arange(edge_index.size(1), device=edge_index.device)
     if distances is not None:
@@ -351,8 +364,8 @@ def _build_on_cpu(
     )
     if status == plan_kernels.OUT_OF_RANGE:
         _check_indices(edge_index, num_src, num_dst)
-    if status == plan_kernels.NOT_A_NUMBER:
-        raise ValueError("a distance is not a number: check the positions")
+    if status == plan_kernels.NO_DISTANCE:
+        _check_distances(lengths)
     plan = EdgePlan(
         torch.from_numpy(source),
         torch.from_numpy(target),

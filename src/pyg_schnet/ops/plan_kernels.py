@@ -5,7 +5,7 @@ from numba import njit
 
 from . import compilation  # noqa: F401 - announces compilation
 
-SORTED, UNSORTED, OUT_OF_RANGE, NOT_A_NUMBER = range(4)
+SORTED, UNSORTED, OUT_OF_RANGE, NO_DISTANCE = range(4)
 
 
 @njit(cache=True, nogil=True)
@@ -23,8 +23,8 @@ def sort_edges(
         j, i, d = edge_index[0, e], edge_index[1, e], lengths[e]
         if i < 0 or i >= num_dst or j < 0 or j >= num_src:
             return OUT_OF_RANGE, rowptr, source, target, permutation
-        if np.isnan(d):
-            return NOT_A_NUMBER, rowptr, source, target, permutation
+        if not 0.0 <= d < np.inf:
+            return NO_DISTANCE, rowptr, source, target, permutation
         source[e] = j
         target[e] = i
         rowptr[i + 1] += 1

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .dispatch import use_cpu_kernels
+from .dispatch import batched, use_cpu_kernels
 
 _LN_2 = math.log(2.0)
 
@@ -64,7 +64,7 @@ class _Slope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
         g, x, slope = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or batched(h):
             slope = torch.sigmoid(x)
             return h * slope, h * g * slope * (1 - slope), None
         from . import cpu_softplus

@@ -187,20 +187,25 @@ class InMemoryMolecules(InMemoryDataset):
             raise ValueError("'pre_filter' leaves no molecule")
         return prepared
 
-    def _fetch(self, file: RemoteFile, check: Callable[[Path], object] | None = None) -> None:
-        """Downloads a raw file that is not there and still needed."""
-        path = Path(self.raw_dir, file.name)
-        processed = Path(self.processed_paths[0]).exists() and not self.force_reload
-        if not processed and not path.exists():
-            download(file.urls, path, file.size, file.md5, check)
+    @property
+    def _is_processed(self) -> bool:
+        """Whether the raw files are no longer needed."""
+        return Path(self.processed_paths[0]).exists() and not self.force_reload
 
-    def _read_raw(self, file: RemoteFile, read: Callable[[Path], T]) -> T:
-        """Reads a raw file; errors say what to do about it."""
+    def _fetch(self, file: RemoteFile, check: Callable[[Path], object] | None = None) -> Path:
+        """Downloads a raw file that is not there."""
         path = Path(self.raw_dir, file.name)
+        if not path.exists():
+            download(file.urls, path, file.size, file.md5, check)
+        return path
+
+    def _read_raw(self, file: RemoteFile, read: Callable[[Path], T], path: Path | None = None) -> T:
+        """Reads a raw file, or a part of it at ``path``; errors say what to do about it."""
+        whole = Path(self.raw_dir, file.name)
         try:
-            return read(path)
+            return read(path or whole)
         except ValueError as error:
-            hint = by_hand(file.urls, path, file.size, file.md5)
+            hint = by_hand(file.urls, whole, file.size, file.md5)
             raise ValueError(f"{error}\nDelete it to have it downloaded again. {hint}") from error
 
     def _field(self, name: str) -> Tensor:

@@ -108,6 +108,8 @@ class QM9(QM9Properties):
 
     def download(self) -> None:
         """Fetches the raw files that are not there."""
+        if self._is_processed:
+            return
         self._fetch(self.archive)
         self._fetch(self.uncharacterized, self._read_uncharacterized)
 

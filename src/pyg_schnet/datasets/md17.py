@@ -138,6 +138,7 @@ class MD17(InMemoryMolecules):
     ):
         check_cutoff(cutoff)
         check_energy_unit(units)
+        check_train(train)
         if name not in self.file_names:
             raise ValueError(f"unknown trajectory '{name}': MD17 has {', '.join(self.file_names)}")
         self.name, self.split, self.train = name, split, train
@@ -147,8 +148,6 @@ class MD17(InMemoryMolecules):
 
     def _check_part(self) -> None:
         """Complains about a part that the trajectory does not have, or does not say."""
-        if not (self.train is None or isinstance(self.train, bool)):
-            raise TypeError(f"'train' must be True, False or None (got {self.train!r})")
         if self._is_revised:
             if self.split not in (None, 1, 2, 3, 4, 5) or self.split is True:
                 raise ValueError(f"the official splits are 1 to 5 (got split={self.split!r})")
@@ -262,3 +261,9 @@ def collate_frames(raw: RawFrames) -> tuple[Data, Slices]:
         },
         {"energy": torch.from_numpy(raw.energy), "frame": torch.from_numpy(raw.frame)},
     )
+
+
+def check_train(train: bool | None) -> None:
+    """Complains about a part that would be taken for the one to train on."""
+    if not (train is None or isinstance(train, bool)):
+        raise TypeError(f"'train' must be True, False or None (got {train!r})")

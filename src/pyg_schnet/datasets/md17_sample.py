@@ -24,8 +24,8 @@ class MD17Sample(InMemoryMolecules):
     <https://doi.org/10.1088/2632-2153/abba6f>`_ (Christensen and von Lilienfeld, Mach. Learn.:
     Sci. Technol. 1, 045018, 2020; data in the public domain, CC0): the 1,000 frames to train on of
     the first official split, then 300 of its 1,000 frames to test with, evenly spread, each ordered
-    by time. Fields and units are those of :class:`~pyg_schnet.datasets.MD17`, and so are the numbers:
-    float64 energies, positions and forces rounded to float32 only. For trying out and testing,
+    by time. Fields, units and numbers are those of :class:`~pyg_schnet.datasets.MD17`: energies in
+    float64, positions and forces rounded to float32 only. For trying out and testing,
     without a download and without writing to the disk; errors on 300 frames are close to, but not
     those of, the official test set.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pyg_schnet.datasets.archives import extract
+from pyg_schnet.datasets.archives import check_archive, extract
 
 CONTENT = {"set/a.npz": b"a" * 10_000, "set/lists/b.csv": b"1\n2\n", "set/c.txt": b"not wanted"}
 
@@ -87,3 +87,12 @@ def test_damaged_zip(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is damaged or no archive"):
         extract(path, [tmp_path / "a.npz"])
     assert [file.name for file in tmp_path.iterdir()] == ["archive"]
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:", "zip"])
+def test_archives_are_recognized(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "archive"
+    check_archive(write_zip(path) if mode == "zip" else write_tar(path, mode))
+    path.write_bytes(b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>' * 20)
+    with pytest.raises(ValueError, match="is no zip or tar archive"):
+        check_archive(path)

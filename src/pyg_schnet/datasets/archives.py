@@ -41,6 +41,12 @@ def extract(archive: Path, targets: Collection[Path]) -> None:
     raise ValueError(f"'{archive}' has no file {', '.join(map(repr, sorted(missing)))}")
 
 
+def check_archive(path: Path) -> None:
+    """Raises ``ValueError`` if this is no archive; damage inside shows when it is unpacked."""
+    if not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+        raise ValueError(f"'{path}' is no zip or tar archive")
+
+
 def _zip_members(path: Path, wanted: Collection[str]) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch_geometric.data import Data
 
-from .archives import extract
+from .archives import check_archive, extract
 from .collated import Slices, collate
 from .download import RemoteFile
 from .iso17_db import RawConformations, read_database, read_ids
@@ -114,7 +114,7 @@ class ISO17(InMemoryMolecules):
         if self._is_processed:
             return
         missing = [path for path in map(Path, self.raw_paths) if not path.exists()]
-        self._fetch(self.archive)
+        self._fetch(self.archive, check_archive)
         self._read_raw(self.archive, lambda archive: extract(archive, missing))
 
     def process(self) -> None:

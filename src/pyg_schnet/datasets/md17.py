@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch_geometric.data import Data
 
-from .archives import extract
+from .archives import check_archive, extract
 from .collated import Slices, collate
 from .download import RemoteFile
 from .md17_files import (
@@ -217,7 +217,7 @@ class MD17(InMemoryMolecules):
         trajectory, *lists = map(Path, self.raw_paths)
         if missing == lists and self._read_raw(self.archive, has_splits, trajectory):
             return
-        self._fetch(self._source, check_npz if self._is_ccsd else None)
+        self._fetch(self._source, check_archive)
         self._read_raw(self._source, lambda whole: extract(whole, missing))
 
     def process(self) -> None:

@@ -101,8 +101,8 @@ class InMemoryMolecules(InMemoryDataset):
         converted._data = copy.copy(self._data)
         converted._data_list = None
         converted.units = units
-        names: tuple[str, ...] = getattr(self, "target_names", ())
-        if set(names) & set(units) and self._data.y is not None:
+        names = self._columns()
+        if names:
             converted._data.y = self._data.y.clone()
         for name, unit in units.items():
             if unit == self.units[name]:
@@ -126,7 +126,7 @@ class InMemoryMolecules(InMemoryDataset):
         """
         z = self._field("z")
         counts = torch.bincount(z)
-        names: tuple[str, ...] = getattr(self, "target_names", ())
+        names = self._columns()
         labels: dict[str, Tensor] = {}
         for key, value in self._data.to_dict().items():
             if key in _INPUTS or not isinstance(value, Tensor) or not value.is_floating_point():
@@ -207,6 +207,17 @@ class InMemoryMolecules(InMemoryDataset):
         except ValueError as error:
             hint = by_hand(file.urls, whole, file.size, file.md5)
             raise ValueError(f"{error}\nDelete it to have it downloaded again. {hint}") from error
+
+    def _columns(self) -> tuple[str, ...]:
+        """Names of the columns of ``y``, if they have some."""
+        names: tuple[str, ...] = getattr(self, "target_names", ())
+        width = self._data.y.size(-1) if names and isinstance(self._data.y, Tensor) else 0
+        if width not in (0, len(names)):
+            raise ValueError(
+                f"'y' has {width} columns, but {len(names)} names: a 'pre_transform' must not drop "
+                "some, use 'targets' for that"
+            )
+        return names if width else ()
 
     def _field(self, name: str) -> Tensor:
         """A field of all molecules of the view, one after the other."""

@@ -1,14 +1,15 @@
 r"""QM9 from the archive of its authors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from .bonds import add_bonds
 from .download import RemoteFile, verify
-from .molecules import check_cutoff
-from .qm9_properties import QM9Properties, RawMolecules
+from .molecules import check_cutoff, check_energy_unit
+from .qm9_properties import QM9Properties, RawMolecules, find_targets
 from .qm9_xyz import read_archive, read_uncharacterized
 
 
@@ -45,8 +46,12 @@ class QM9(QM9Properties):
     - ``idx`` ``[1]`` int64, its number in GDB-9 counted from 0; ``name``, such as ``"gdb_1"``, with
       that number counted from 1; ``smiles``, as in GDB-17;
     - with ``cutoff``: ``edge_index`` ``[2, E]``, distances ``edge_weight`` ``[E]`` in angstrom and
-      ``cutoff`` ``[1]``, as from :class:`~pyg_schnet.graph.RadiusGraph`. Chemical bonds are not
-      part of it.
+      ``cutoff`` ``[1]``, as from :class:`~pyg_schnet.graph.RadiusGraph`;
+    - with ``bonds``: the bonds of the SMILES in both directions, ``bond_index`` ``[2, b]``, one of
+      single, double, triple, aromatic in ``bond_attr`` ``[b, 4]``, and the atom features ``x``
+      ``[N, 11]`` of :class:`torch_geometric.datasets.QM9`. Never in ``edge_index``, where a radius
+      graph belongs. The two molecules whose geometry does not show the bonds of their SMILES have
+      none and ``has_bonds`` ``[1]`` ``False``; a warning names them.
 
     Args:
         root: Folder of the data set; files are downloaded to ``root/raw``.
@@ -54,12 +59,17 @@ class QM9(QM9Properties):
         pre_transform: Applied to each molecule once, before the data set is saved.
         pre_filter: Which molecules to keep.
         force_reload: Process the raw files again.
+        targets: Names or columns of the targets to have in ``y`` ``[1, T]``, in this order, which
+            ``target_names`` then lists; all 19 if ``None``.
+        units: Unit of energy to convert to, such as ``"kcal/mol"``.
+        bonds: Find the chemical bonds, with RDKit; takes a minute, once.
         cutoff: Radius in angstrom of the graphs that the molecules come with (``math.inf``: all
             pairs); without it they have no edges. Computed when loading, not saved.
 
     Raises:
         RuntimeError: If a file cannot be downloaded; says what to do by hand.
-        ValueError: If a raw file is damaged or not the one expected.
+        ValueError: If there is no such target or unit, or if a raw file is damaged or not the one
+            expected.
     """
 
     num_molecules: ClassVar[int] = 133_885
@@ -90,11 +100,18 @@ class QM9(QM9Properties):
         pre_filter: Callable | None = None,
         force_reload: bool = False,
         *,
+        targets: Sequence[int | str] | None = None,
+        units: str | None = None,
+        bonds: bool = False,
         cutoff: float | None = None,
     ):
         check_cutoff(cutoff)
+        check_energy_unit(units)
+        if targets is not None:
+            find_targets(targets)
+        self.bonds = bonds
         super().__init__(str(root), transform, pre_transform, pre_filter, force_reload=force_reload)
-        self._hold(*self._load_processed(), self.published_units, cutoff=cutoff)
+        self._hold_targets(*self._load_processed(), targets, units, cutoff)
 
     @property
     def raw_file_names(self) -> list[str]:
@@ -104,7 +121,7 @@ class QM9(QM9Properties):
     @property
     def processed_file_names(self) -> str:
         """The molecules, collated; the number changes whenever the content does."""
-        return "qm9_v1.pt"
+        return "qm9_bonds_v1.pt" if self.bonds else "qm9_v1.pt"
 
     def download(self) -> None:
         """Fetches the raw files that are not there."""
@@ -115,7 +132,10 @@ class QM9(QM9Properties):
 
     def process(self) -> None:
         """Turns the raw files into one file of collated molecules."""
-        self._save_processed(*self._collate_raw(self._read()))
+        data, slices = self._collate_raw(self._read())
+        if self.bonds:
+            data, slices = add_bonds(data, slices)
+        self._save_processed(data, slices)
 
     def _read(self) -> RawMolecules:
         """All molecules but the uncharacterized, in the order of GDB-9."""

@@ -313,7 +313,6 @@ def test_truncated_trajectory(tmp_path: Path, where: float) -> None:
 @pytest.mark.parametrize("key", "zREF")
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_one_wrong_bit_is_noticed(tmp_path: Path, key: str, save: Callable) -> None:
-    """NumPy by itself reads on in many of these cases."""
     path = write_original(tmp_path)
     save(path, **trajectory(12))
     with zipfile.ZipFile(path) as archive:
@@ -373,36 +372,3 @@ def test_missing_files_tell_what_to_do(
     with pytest.raises(RuntimeError, match="by hand") as caught:
         LocalMD17(tmp_path, name, train=train)
     assert needed in str(caught.value)
-
-
-MOLECULES = ["aspirin", "benzene", "ethanol", "malonaldehyde", "naphthalene", "salicylic acid",
-             "toluene", "uracil"]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MOLECULES)
-def test_published_trajectories(shared_data: Path, tmp_path: Path, name: str) -> None:
-    """All eight of the paper, original and revised."""
-    file = name.removesuffix(" acid")
-    raw = tmp_path / name / "raw" / LocalMD17.file_names[name]
-    again = tmp_path / "raw" / "rmd17" / "npz_data" / f"rmd17_{file}.npz"
-    for path, source in ((raw, f"md17_{file}.npz"), (again, f"rmd17_{file}.npz")):
-        path.parent.mkdir(parents=True)
-        path.symlink_to(shared_data / "md17" / source)
-    old, new = LocalMD17(tmp_path, name), LocalMD17(tmp_path, f"revised {name}")
-    assert len(old) == len(new) == 9633
-    assert torch.equal(old._data.frame, new._data.frame)
-    assert torch.equal(old._data.pos, new._data.pos)
-    for dataset in (old, new):
-        energies, forces = dataset._data.energy, dataset._data.force
-        assert energies.std() < 20  # kcal/mol, at 500 K
-        # Forces are minus the slope of the energy: nothing pulls a molecule as a whole.
-        assert forces.view(9633, -1, 3).sum(1).std() < 0.01 * forces.std()
-        assert 15 < forces.std() < 45
-    difference = new._data.energy - old._data.energy  # of two functionals, almost constant
-    assert difference.std() < 0.5 * new._data.energy.std()
-    sizes = {}
-    for split in range(1, 6):
-        for train in (True, False):
-            part = LocalMD17(tmp_path, f"revised {name}", split=split, train=train)
-            sizes[split, train] = len(part)
-    assert set(sizes.values()) == {1000}

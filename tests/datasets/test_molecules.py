@@ -41,6 +41,7 @@ class Trajectory(InMemoryMolecules):
 @pytest.mark.parametrize("size", [1, 3])
 def test_energies_and_forces_are_converted_together(size: int) -> None:
     dataset = Trajectory(size)
+    assert dataset[0].energy == -97_000.125  # PyG keeps what it has once made
     converted = dataset.convert_units(energy="eV")
     assert converted.units == UNITS | {"energy": "eV", "force": "eV/Ang"}
     assert converted[0].energy.dtype == torch.float64

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 
 # How often C, H, N and O occur; a file with other atoms is that of another molecule.
 COMPOSITIONS = {
@@ -72,7 +73,7 @@ def read_frames(path: Path, molecule: str, rows: np.ndarray | None = None) -> Ra
         keys = _REVISED_KEYS if "coords" in arrays else _KEYS
         for key in keys[:4]:
             if key not in arrays:
-                raise ValueError(f"'{path}' has no array '{key}' (got {sorted(arrays.names)})")
+                raise ValueError(f"'{path}' has no array '{key}' (got {sorted(arrays.files)})")
         z = arrays[keys[0]]
         _check_molecule(path, z, molecule)
 
@@ -182,29 +183,12 @@ def _check_rows(path: Path, rows: np.ndarray | None, num_frames: int) -> None:
         )
 
 
-class _Arrays:
-    """The arrays of an npz file, each verified by its checksum, which ``np.load`` may not do."""
-
-    def __init__(self, archive: zipfile.ZipFile):
-        self.archive = archive
-        self.names = [name.removesuffix(".npy") for name in archive.namelist()]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        with self.archive.open(f"{name}.npy") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-            file.read()  # the checksum is compared at the end
-        return array
-
-
 @contextmanager
-def _open(path: Path) -> Iterator[_Arrays]:
+def _open(path: Path) -> Iterator[NpzFile]:
     """Opens an npz file; whatever is wrong with it becomes a ``ValueError``."""
     check_npz(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            yield _Arrays(archive)
+        with np.load(path) as arrays:
+            yield arrays
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"'{path}' is damaged ({error})") from error

@@ -75,6 +75,7 @@ def test_target_statistics():
     statistics = target_statistics(torch.tensor([1.0, 2.0, 3.0, math.nan]))
     assert statistics.mean == 2.0
     assert statistics.std == pytest.approx(math.sqrt(2 / 3))
+    assert (statistics.min, statistics.max) == (1.0, 3.0)
 
 
 def test_split_is_a_partition_and_repeatable(tmp_path):

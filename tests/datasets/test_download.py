@@ -1,7 +1,11 @@
 """A local server that misbehaves as those of the data sets do."""
 
 import hashlib
+import shutil
+import ssl
+import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -53,6 +57,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send(206 if asked else 200, CONTENT[start:stop], start if asked else None, SIZE)
         elif behaviour == "drops-at-once":
             self.send(200, CONTENT, sent=0)
+        elif behaviour == "stalls":
+            self.send(200, CONTENT, sent=100_000)
+            self.wfile.flush()
+            time.sleep(1.0)
         elif behaviour == "truncated":
             self.send(200, CONTENT[:1000])
         elif behaviour == "wrong":
@@ -220,6 +228,38 @@ def test_content_is_checked(server: str, tmp_path: Path) -> None:
 def test_unreachable_server(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"(?s)127\.0\.0\.1:9/.*ConnectionError.*by hand"):
         download("http://127.0.0.1:9/file", tmp_path / "file")
+
+
+def test_server_that_stalls(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyg_schnet.datasets.download._TIMEOUT", (5.0, 0.1))
+    download([f"{server}/stalls", f"{server}/good"], tmp_path / "file", SIZE, MD5)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert paths()[-1] == "/good"
+
+
+def test_unknown_certificates_are_refused(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
+         "-keyout", key, "-out", certificate, "-days", "1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as https:
+        https.socket = context.wrap_socket(https.socket, server_side=True)
+        thread = threading.Thread(target=https.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with pytest.raises(RuntimeError, match="SSLError"):
+                download(f"https://127.0.0.1:{https.server_port}/good", tmp_path / "file")
+        finally:
+            https.shutdown()
+            thread.join()
+    assert not (tmp_path / "file").exists()
 
 
 @pytest.mark.parametrize(

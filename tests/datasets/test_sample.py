@@ -131,11 +131,11 @@ def test_smiles_belong_to_molecules(dataset: QM9Sample) -> None:
         assert elements == sorted(dataset[i].z.tolist()), dataset[i].smiles
 
 
-def test_references_as_pyg() -> None:
+def test_references_as_pyg(dataset: QM9Sample) -> None:
     from torch_geometric.datasets.qm9 import atomrefs
 
     for target in range(19):
-        reference = QM9.atomref(target)
+        reference = dataset.atomref(target)
         if target not in (7, 8, 9, 10):
             assert reference is None
             continue
@@ -147,27 +147,27 @@ def test_references_as_pyg() -> None:
         assert reference[[1, 6, 7, 8, 9], 0].tolist() == pytest.approx(atomrefs[target], rel=1e-8)
 
 
-def test_units_as_pyg_converts() -> None:
+def test_units_as_pyg_converts(dataset: QM9Sample) -> None:
     from torch_geometric.datasets.qm9 import conversion
 
-    assert set(QM9.units) == set(QM9.target_names)
+    assert set(dataset.units) == {"pos", *QM9.target_names}
     assert len(QM9.target_names) == 19
     for name, factor in zip(QM9.target_names, conversion.tolist()):
-        assert (QM9.units[name] == "eV") == (factor != 1.0), name
+        assert (dataset.units[name] == "eV") == (factor != 1.0), name
 
 
-def test_target_index() -> None:
-    assert QM9.target_index("U0") == 7
-    assert QM9.target_index("G_atom") == 15
-    assert QM9.target_index(18) == 18
-    assert QM9.target_index(np.int64(3)) == 3
+def test_target_index(dataset: QM9Sample) -> None:
+    assert dataset.target_index("U0") == 7
+    assert dataset.target_index("G_atom") == 15
+    assert dataset.target_index(18) == 18
+    assert dataset.target_index(np.int64(3)) == 3
     for wrong in ["u0", "energy", -1, 19]:
         with pytest.raises(ValueError, match=rf"unknown target '?{wrong}'?: .*U0 \(7\)"):
-            QM9.target_index(wrong)
+            dataset.target_index(wrong)
     with pytest.raises(TypeError, match=r"got 7\.0"):
-        QM9.target_index(7.0)  # type: ignore[arg-type]
+        dataset.target_index(7.0)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown target 'energy'"):
-        QM9.atomref("energy")
+        dataset.atomref("energy")
 
 
 def test_transform_is_applied_at_access() -> None:

@@ -1,19 +1,16 @@
 r"""QM9 from the archive of its authors."""
 
-import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
-from torch_geometric.data import Data
 
-from .collated import save, split
-from .download import RemoteFile, by_hand, download, verify
-from .qm9_properties import QM9Properties, RawMolecules, check_cutoff
+from .bonds import add_bonds
+from .download import RemoteFile, verify
+from .molecules import check_cutoff, check_energy_unit
+from .qm9_properties import QM9Properties, RawMolecules, find_targets
 from .qm9_xyz import read_archive, read_uncharacterized
-
-T = TypeVar("T")
 
 
 class QM9(QM9Properties):
@@ -49,8 +46,12 @@ class QM9(QM9Properties):
     - ``idx`` ``[1]`` int64, its number in GDB-9 counted from 0; ``name``, such as ``"gdb_1"``, with
       that number counted from 1; ``smiles``, as in GDB-17;
     - with ``cutoff``: ``edge_index`` ``[2, E]``, distances ``edge_weight`` ``[E]`` in angstrom and
-      ``cutoff`` ``[1]``, as from :class:`~pyg_schnet.graph.RadiusGraph`. Chemical bonds are not
-      part of it.
+      ``cutoff`` ``[1]``, as from :class:`~pyg_schnet.graph.RadiusGraph`;
+    - with ``bonds``: the bonds of the SMILES in both directions, ``bond_index`` ``[2, b]``, one of
+      single, double, triple, aromatic in ``bond_attr`` ``[b, 4]``, and the atom features ``x``
+      ``[N, 11]`` of :class:`torch_geometric.datasets.QM9`. Never in ``edge_index``, where a radius
+      graph belongs. The two molecules whose geometry does not show the bonds of their SMILES have
+      none and ``has_bonds`` ``[1]`` ``False``; a warning names them.
 
     Args:
         root: Folder of the data set; files are downloaded to ``root/raw``.
@@ -58,12 +59,17 @@ class QM9(QM9Properties):
         pre_transform: Applied to each molecule once, before the data set is saved.
         pre_filter: Which molecules to keep.
         force_reload: Process the raw files again.
+        targets: Names or columns of the targets to have in ``y`` ``[1, T]``, in this order, which
+            ``target_names`` then lists; all 19 if ``None``.
+        units: Unit of energy to convert to, such as ``"kcal/mol"``.
+        bonds: Find the chemical bonds, with RDKit; takes a minute, once.
         cutoff: Radius in angstrom of the graphs that the molecules come with (``math.inf``: all
             pairs); without it they have no edges. Computed when loading, not saved.
 
     Raises:
         RuntimeError: If a file cannot be downloaded; says what to do by hand.
-        ValueError: If a raw file is damaged or not the one expected.
+        ValueError: If there is no such target or unit, or if a raw file is damaged or not the one
+            expected.
     """
 
     num_molecules: ClassVar[int] = 133_885
@@ -94,17 +100,18 @@ class QM9(QM9Properties):
         pre_filter: Callable | None = None,
         force_reload: bool = False,
         *,
+        targets: Sequence[int | str] | None = None,
+        units: str | None = None,
+        bonds: bool = False,
         cutoff: float | None = None,
     ):
         check_cutoff(cutoff)
+        check_energy_unit(units)
+        if targets is not None:
+            find_targets(targets)
+        self.bonds = bonds
         super().__init__(str(root), transform, pre_transform, pre_filter, force_reload=force_reload)
-        try:
-            self.load(self.processed_paths[0])
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(
-                f"'{self.processed_paths[0]}' is damaged ({error}): pass 'force_reload=True'"
-            ) from error
-        self._add_edges(cutoff)
+        self._hold_targets(*self._load_processed(), targets, units, cutoff)
 
     @property
     def raw_file_names(self) -> list[str]:
@@ -114,34 +121,21 @@ class QM9(QM9Properties):
     @property
     def processed_file_names(self) -> str:
         """The molecules, collated; the number changes whenever the content does."""
-        return "qm9_v1.pt"
+        return "qm9_bonds_v1.pt" if self.bonds else "qm9_v1.pt"
 
     def download(self) -> None:
         """Fetches the raw files that are not there."""
-        if Path(self.processed_paths[0]).exists() and not self.force_reload:
-            return  # the raw files are no longer needed
-        for file, path in zip((self.archive, self.uncharacterized), map(Path, self.raw_paths)):
-            if not path.exists():
-                check = self._read_uncharacterized if file is self.uncharacterized else None
-                download(file.urls, path, file.size, file.md5, check)
+        if self._is_processed:
+            return
+        self._fetch(self.archive)
+        self._fetch(self.uncharacterized, self._read_uncharacterized)
 
     def process(self) -> None:
         """Turns the raw files into one file of collated molecules."""
         data, slices = self._collate_raw(self._read())
-        if self.pre_filter is not None or self.pre_transform is not None:
-            molecules = self._prepare(split(data, slices))
-            data, slices = self.collate(molecules)
-        save(data, slices, self.processed_paths[0])
-
-    def _prepare(self, molecules: Iterable[Data]) -> list[Data]:
-        if self.pre_filter is not None:
-            molecules = filter(self.pre_filter, molecules)
-        if self.pre_transform is not None:
-            molecules = map(self.pre_transform, molecules)
-        prepared = list(molecules)
-        if not prepared:
-            raise ValueError("'pre_filter' leaves no molecule")
-        return prepared
+        if self.bonds:
+            data, slices = add_bonds(data, slices)
+        self._save_processed(data, slices)
 
     def _read(self) -> RawMolecules:
         """All molecules but the uncharacterized, in the order of GDB-9."""
@@ -149,14 +143,6 @@ class QM9(QM9Properties):
         molecules = self._read_raw(self.archive, self._read_archive)
         order = np.argsort(molecules.index)
         return molecules.take(order[~np.isin(molecules.index[order], excluded)])
-
-    def _read_raw(self, file: RemoteFile, read: Callable[[Path], T]) -> T:
-        path = Path(self.raw_dir, file.name)
-        try:
-            return read(path)
-        except ValueError as error:
-            hint = by_hand(file.urls, path, file.size, file.md5)
-            raise ValueError(f"{error}\nDelete it to have it downloaded again. {hint}") from error
 
     def _read_archive(self, path: Path) -> RawMolecules:
         # However it came there: a damaged archive is not worth the time to read it.

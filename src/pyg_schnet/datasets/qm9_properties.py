@@ -1,16 +1,19 @@
 r"""The properties of QM9: their names, order, units and atom references."""
 
+import copy
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.data import Data, InMemoryDataset
+from torch_geometric.data import Data
 
-from ..data.units import HARTREE
-from .collated import Slices, add_edges, collate
+from ..data.units import HARTREE, convert
+from .collated import Slices, collate
+from .molecules import InMemoryMolecules
 
 # Columns of an xyz file: GHz (A B C), Debye, Bohr^3, Hartree (homo lumo gap), Bohr^2,
 # Hartree (zpve U0 U H G), cal/mol/K.
@@ -68,24 +71,21 @@ class RawMolecules:
         )
 
 
-class QM9Properties(InMemoryDataset):
+class QM9Properties(InMemoryMolecules):
     r"""What the data sets of QM9 molecules share: names, units and references of the targets.
 
     Attributes:
-        target_names: Names of the 19 columns of ``y``, in the order of
+        target_names: Names of the columns of ``y``; without ``targets`` all 19, in the order of
             :class:`torch_geometric.datasets.QM9`.
-        units: Unit of each target.
+        published_units: Unit of each of the 19, and of the positions.
     """
 
-    # PyG sets these in __init__; mypy cannot see of which type.
-    _data: Data
-    slices: Slices
-
-    target_names: ClassVar[tuple[str, ...]] = (
+    target_names: tuple[str, ...] = (
         *("mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv"),
         *("U0_atom", "U_atom", "H_atom", "G_atom", "A", "B", "C"),
     )
-    units: ClassVar[dict[str, str]] = {
+    published_units: ClassVar[dict[str, str]] = {
+        "pos": "Ang",
         **dict.fromkeys(target_names, "eV"),
         "mu": "Debye",
         "alpha": "Bohr^3",
@@ -96,8 +96,7 @@ class QM9Properties(InMemoryDataset):
         "C": "GHz",
     }
 
-    @classmethod
-    def target_index(cls, target: int | str) -> int:
+    def target_index(self, target: int | str) -> int:
         r"""Column of a target in ``y``.
 
         Args:
@@ -107,41 +106,48 @@ class QM9Properties(InMemoryDataset):
             ValueError: If there is no such target.
             TypeError: If it is neither a name nor a whole number.
         """
-        valid = ", ".join(f"{name} ({i})" for i, name in enumerate(cls.target_names))
-        if isinstance(target, str):
-            if target not in cls.target_names:
-                raise ValueError(f"unknown target '{target}': QM9 has {valid}")
-            return cls.target_names.index(target)
-        try:
-            index = operator.index(target)
-        except TypeError as error:
-            raise TypeError(
-                f"'target' must be a name or a column (got {target!r}): QM9 has {valid}"
-            ) from error
-        if not 0 <= index < len(cls.target_names):
-            raise ValueError(f"unknown target {index}: QM9 has {valid}")
-        return index
+        return find_target(target, self.target_names)
 
-    @classmethod
-    def atomref(cls, target: int | str) -> Tensor | None:
+    def atomref(self, target: int | str) -> Tensor | None:
         r"""Energies of the free atoms, to be subtracted from those of the molecules.
 
         Args:
             target: Name or column of a target.
 
         Returns:
-            ``[101, 1]`` float64 in eV, the row being the atomic number, zero for elements that
-            QM9 does not have; ``None`` if the target is not U0, U, H or G.
+            ``[101, 1]`` float64 in the unit of the target, the row being the atomic number, zero
+            for elements that QM9 does not have; ``None`` if the target is not U0, U, H or G.
 
         Raises:
             ValueError: If there is no such target.
         """
-        name = cls.target_names[cls.target_index(target)]
-        return _reference(name).unsqueeze(1) if name in _ATOM_REFERENCES else None
+        name = self.target_names[self.target_index(target)]
+        if name not in _ATOM_REFERENCES:
+            return None
+        return convert(_reference(name), "eV", self.units[name]).unsqueeze(1)
+
+    def _hold_targets(
+        self,
+        data: Data,
+        slices: Slices,
+        targets: Sequence[int | str] | None,
+        energy: str | None,
+        cutoff: float | None,
+    ) -> None:
+        """Takes collated molecules, with the targets asked for."""
+        if targets is not None:
+            columns = find_targets(targets)
+            self._data = data
+            self._columns()  # all of them are there
+            data = copy.copy(data)
+            data.y = data.y[:, columns]
+            self.target_names = tuple(self.target_names[column] for column in columns)
+        units = {name: self.published_units[name] for name in ("pos", *self.target_names)}
+        self._hold(data, slices, units, energy=energy, cutoff=cutoff)
 
     @classmethod
     def _collate_raw(cls, raw: RawMolecules) -> tuple[Data, Slices]:
-        """Molecules in the units of ``units``, ready for ``InMemoryDataset``."""
+        """Molecules in the units of ``published_units``, ready for ``InMemoryDataset``."""
         num_atoms = torch.from_numpy(raw.num_atoms.astype(np.int64))
         index = torch.from_numpy(raw.index.astype(np.int64))
         z = torch.from_numpy(raw.z.astype(np.int64))
@@ -161,7 +167,7 @@ class QM9Properties(InMemoryDataset):
         """``[B, 15]`` as in the files to ``[B, 19]`` as in ``target_names``."""
         columns = dict(zip(FILE_COLUMNS, properties.unbind(dim=1)))
         for name in FILE_COLUMNS:
-            if cls.units[name] == "eV":
+            if cls.published_units[name] == "eV":
                 columns[name] = HARTREE * columns[name]
         molecule = torch.arange(num_atoms.numel()).repeat_interleave(num_atoms)
         for name in _ATOM_REFERENCES:
@@ -170,16 +176,33 @@ class QM9Properties(InMemoryDataset):
             columns[f"{name}_atom"] = columns[name] - free_atoms
         return torch.stack([columns[name] for name in cls.target_names], dim=1)
 
-    def _add_edges(self, cutoff: float | None) -> None:
-        """Stores radius graphs in the molecules just loaded."""
-        if cutoff is not None:
-            self._data, self.slices = add_edges(self._data, self.slices, cutoff)
+
+def find_target(target: int | str, names: Sequence[str] = QM9Properties.target_names) -> int:
+    """Position of a target among some, given by its name or as that position."""
+    valid = ", ".join(f"{name} ({i})" for i, name in enumerate(names))
+    if isinstance(target, str):
+        if target not in names:
+            raise ValueError(f"unknown target '{target}': the data set has {valid}")
+        return names.index(target)
+    try:
+        index = operator.index(target)
+    except TypeError as error:
+        raise TypeError(
+            f"a target is a name or a column (got {target!r}): the data set has {valid}"
+        ) from error
+    if not 0 <= index < len(names):
+        raise ValueError(f"unknown target {index}: the data set has {valid}")
+    return index
 
 
-def check_cutoff(cutoff: float | None) -> None:
-    """Complains about a senseless cutoff, before any long work."""
-    if cutoff is not None and not cutoff > 0:
-        raise ValueError(f"'cutoff' must be positive (got {cutoff})")
+def find_targets(targets: Sequence[int | str]) -> list[int]:
+    """Columns of some targets among the 19, in the order given."""
+    if isinstance(targets, str | int):
+        raise TypeError(f"'targets' is a list of names or columns, such as [{targets!r}]")
+    columns = [find_target(target) for target in targets]
+    if not columns or len(set(columns)) < len(columns):
+        raise ValueError(f"'targets' must name some, each once (got {list(targets)})")
+    return columns
 
 
 def _reference(name: str) -> Tensor:

@@ -1,12 +1,14 @@
 r"""Real QM9 molecules that come with the package."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from .qm9_properties import FILE_COLUMNS, QM9Properties, RawMolecules, check_cutoff
+from .bonds import add_bonds
+from .molecules import check_cutoff, check_energy_unit
+from .qm9_properties import FILE_COLUMNS, QM9Properties, RawMolecules
 
 _FILE = "qm9_sample.npz"
 # Every 40th of so many molecules, which makes a file of less than a megabyte.
@@ -25,6 +27,9 @@ class QM9Sample(QM9Properties):
 
     Args:
         transform: Applied to a molecule at each access.
+        targets: As for :class:`~pyg_schnet.datasets.QM9`.
+        units: As for :class:`~pyg_schnet.datasets.QM9`.
+        bonds: As for :class:`~pyg_schnet.datasets.QM9`; takes a second.
         cutoff: As for :class:`~pyg_schnet.datasets.QM9`.
 
     >>> dataset = QM9Sample(cutoff=5.0)
@@ -37,11 +42,22 @@ class QM9Sample(QM9Properties):
     -1101.488 eV
     """
 
-    def __init__(self, *, transform: Callable | None = None, cutoff: float | None = None):
+    def __init__(
+        self,
+        *,
+        transform: Callable | None = None,
+        targets: Sequence[int | str] | None = None,
+        units: str | None = None,
+        bonds: bool = False,
+        cutoff: float | None = None,
+    ):
         check_cutoff(cutoff)
+        check_energy_unit(units)
         super().__init__(None, transform)
-        self._data, self.slices = self._collate_raw(read_sample())
-        self._add_edges(cutoff)
+        data, slices = self._collate_raw(read_sample())
+        if bonds:
+            data, slices = add_bonds(data, slices)
+        self._hold_targets(data, slices, targets, units, cutoff)
 
 
 def read_sample() -> RawMolecules:

@@ -147,13 +147,13 @@ def test_references_as_pyg() -> None:
         assert reference[[1, 6, 7, 8, 9], 0].tolist() == pytest.approx(atomrefs[target], rel=1e-8)
 
 
-def test_units_as_pyg_converts() -> None:
+def test_units_as_pyg_converts(dataset: QM9Sample) -> None:
     from torch_geometric.datasets.qm9 import conversion
 
-    assert set(QM9.units) == set(QM9.target_names)
+    assert set(dataset.units) == {"pos", *QM9.target_names}
     assert len(QM9.target_names) == 19
     for name, factor in zip(QM9.target_names, conversion.tolist()):
-        assert (QM9.units[name] == "eV") == (factor != 1.0), name
+        assert (dataset.units[name] == "eV") == (factor != 1.0), name
 
 
 def test_target_index() -> None:

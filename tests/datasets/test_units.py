@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyg_schnet.data.units import HARTREE, convert
+from pyg_schnet.data.units import HARTREE, convert, exchange
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,28 @@ def test_unknown_unit(unit: str) -> None:
 def test_incompatible_units(from_unit: str, to_unit: str) -> None:
     with pytest.raises(ValueError, match="cannot convert"):
         convert(1.0, from_unit, to_unit)
+
+
+@pytest.mark.parametrize(
+    ("unit", "energy", "length", "expected"),
+    [
+        ("kcal/mol", "eV", None, "eV"),
+        ("kcal/mol", None, "Bohr", "kcal/mol"),
+        ("kcal/mol/Ang", "eV", None, "eV/Ang"),
+        ("kcal/mol/Ang", None, "Bohr", "kcal/mol/Bohr"),
+        ("eV/Ang^3", "kJ/mol", "Bohr", "kJ/mol/Bohr^3"),
+        ("Bohr^3", "eV", "Ang", "Ang^3"),
+        ("eV/Ang/Ang^2", None, "Bohr", "eV/Bohr/Bohr^2"),
+        ("Debye", "eV", "Bohr", "Debye"),
+        ("cal/mol/K", "eV", "Bohr", "cal/mol/K"),
+        ("Debye/Ang", None, "Bohr", "Debye/Ang"),
+    ],
+)
+def test_exchange(unit: str, energy: str | None, length: str | None, expected: str) -> None:
+    assert exchange(unit, energy, length) == expected
+
+
+@pytest.mark.parametrize("wanted", [{"energy": "Ang"}, {"length": "eV"}, {"length": "Ang^2"}])
+def test_exchange_of_kinds(wanted: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="cannot convert"):
+        exchange("Debye", **wanted)

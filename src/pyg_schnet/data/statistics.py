@@ -61,15 +61,19 @@ def atom_references(counts: Tensor, energy: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TargetStatistics:
-    """Mean and standard deviation of a target, in its unit.
+    """Mean, spread and range of a target, in its unit.
 
     Attributes:
         mean: Mean over molecules.
         std: Standard deviation over molecules.
+        min: Smallest value.
+        max: Largest value.
     """
 
     mean: float
     std: float
+    min: float
+    max: float
 
 
 def per_atom_statistics(
@@ -94,7 +98,8 @@ def target_statistics(target: Tensor) -> TargetStatistics:
         ValueError: If no value is known.
     """
     values = target[_known(target)].double()
-    return TargetStatistics(values.mean().item(), values.std(correction=0).item())
+    numbers = (values.mean(), values.std(correction=0), values.min(), values.max())
+    return TargetStatistics(*[number.item() for number in numbers])
 
 
 def _known(label: Tensor) -> Tensor:

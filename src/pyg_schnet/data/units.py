@@ -72,6 +72,37 @@ def convert(value: Value, from_unit: str, to_unit: str) -> Value:
     return value * (from_factor / to_factor)
 
 
+def exchange(unit: str, energy: str | None = None, length: str | None = None) -> str:
+    r"""Writes a unit with another energy, another length, or both.
+
+    Args:
+        unit: A unit of any kind; one that :func:`convert` does not know is returned as it is.
+        energy: Unit of energy to put in the place of that in ``unit``.
+        length: Unit of length, likewise.
+
+    Raises:
+        ValueError: If ``energy`` is not a unit of energy, or ``length`` not one of length.
+
+    >>> exchange("kcal/mol/Ang", energy="eV"), exchange("Bohr^3", length="Ang")
+    ('eV/Ang', 'Ang^3')
+    >>> exchange("Debye", energy="eV")
+    'Debye'
+    """
+    for part, kind in ((energy, "eV"), (length, "Ang")):
+        if part is not None:
+            convert(1.0, part, kind)
+    try:
+        _parse(unit)
+    except ValueError:
+        return unit
+    if unit in _ENERGIES:
+        return energy or unit
+    head, slash, tail = unit.rpartition("/")
+    head = exchange(head, energy, length) if slash else head
+    old_length, caret, power = tail.partition("^")
+    return f"{head}{slash}{length or old_length}{caret}{power}"
+
+
 def _parse(unit: str) -> tuple[float, tuple[int, int]]:
     """Factor to eV and angstrom, and the powers of energy and length."""
     if unit in _ENERGIES:

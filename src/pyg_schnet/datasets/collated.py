@@ -111,6 +111,23 @@ def add_edges(data: Data, slices: Slices, cutoff: float) -> tuple[Data, Slices]:
     }
 
 
+def gather(value: Tensor, starts: Tensor, molecules: Tensor) -> Tensor:
+    r"""The rows of some molecules, one after the other.
+
+    Args:
+        value: Rows of all molecules, ``[N, ...]``.
+        starts: Where each of them starts, and where the last one ends, ``[B + 1]``.
+        molecules: Which ones, ``[M]`` int64; one may come twice.
+
+    >>> gather(torch.tensor([10, 20, 21, 30]), torch.tensor([0, 1, 3, 4]), torch.tensor([2, 1]))
+    tensor([30, 20, 21])
+    """
+    counts = starts.diff()[molecules]
+    new_starts = counts.cumsum(0) - counts
+    shift = (starts[molecules] - new_starts).repeat_interleave(counts)
+    return value[(torch.arange(shift.numel()) + shift).to(value.device)]
+
+
 def split(data: Data, slices: Slices) -> Iterator[Data]:
     """Yields the molecules one by one."""
     if slices is None:

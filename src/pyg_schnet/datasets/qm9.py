@@ -1,19 +1,15 @@
 r"""QM9 from the archive of its authors."""
 
-import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import numpy as np
-from torch_geometric.data import Data
 
-from .collated import save, split
-from .download import RemoteFile, by_hand, download, verify
-from .qm9_properties import QM9Properties, RawMolecules, check_cutoff
+from .download import RemoteFile, verify
+from .molecules import check_cutoff
+from .qm9_properties import QM9Properties, RawMolecules
 from .qm9_xyz import read_archive, read_uncharacterized
-
-T = TypeVar("T")
 
 
 class QM9(QM9Properties):
@@ -98,13 +94,7 @@ class QM9(QM9Properties):
     ):
         check_cutoff(cutoff)
         super().__init__(str(root), transform, pre_transform, pre_filter, force_reload=force_reload)
-        try:
-            self.load(self.processed_paths[0])
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(
-                f"'{self.processed_paths[0]}' is damaged ({error}): pass 'force_reload=True'"
-            ) from error
-        self._add_edges(cutoff)
+        self._hold(*self._load_processed(), self.published_units, cutoff=cutoff)
 
     @property
     def raw_file_names(self) -> list[str]:
@@ -118,30 +108,12 @@ class QM9(QM9Properties):
 
     def download(self) -> None:
         """Fetches the raw files that are not there."""
-        if Path(self.processed_paths[0]).exists() and not self.force_reload:
-            return  # the raw files are no longer needed
-        for file, path in zip((self.archive, self.uncharacterized), map(Path, self.raw_paths)):
-            if not path.exists():
-                check = self._read_uncharacterized if file is self.uncharacterized else None
-                download(file.urls, path, file.size, file.md5, check)
+        self._fetch(self.archive)
+        self._fetch(self.uncharacterized, self._read_uncharacterized)
 
     def process(self) -> None:
         """Turns the raw files into one file of collated molecules."""
-        data, slices = self._collate_raw(self._read())
-        if self.pre_filter is not None or self.pre_transform is not None:
-            molecules = self._prepare(split(data, slices))
-            data, slices = self.collate(molecules)
-        save(data, slices, self.processed_paths[0])
-
-    def _prepare(self, molecules: Iterable[Data]) -> list[Data]:
-        if self.pre_filter is not None:
-            molecules = filter(self.pre_filter, molecules)
-        if self.pre_transform is not None:
-            molecules = map(self.pre_transform, molecules)
-        prepared = list(molecules)
-        if not prepared:
-            raise ValueError("'pre_filter' leaves no molecule")
-        return prepared
+        self._save_processed(*self._collate_raw(self._read()))
 
     def _read(self) -> RawMolecules:
         """All molecules but the uncharacterized, in the order of GDB-9."""
@@ -149,14 +121,6 @@ class QM9(QM9Properties):
         molecules = self._read_raw(self.archive, self._read_archive)
         order = np.argsort(molecules.index)
         return molecules.take(order[~np.isin(molecules.index[order], excluded)])
-
-    def _read_raw(self, file: RemoteFile, read: Callable[[Path], T]) -> T:
-        path = Path(self.raw_dir, file.name)
-        try:
-            return read(path)
-        except ValueError as error:
-            hint = by_hand(file.urls, path, file.size, file.md5)
-            raise ValueError(f"{error}\nDelete it to have it downloaded again. {hint}") from error
 
     def _read_archive(self, path: Path) -> RawMolecules:
         # However it came there: a damaged archive is not worth the time to read it.

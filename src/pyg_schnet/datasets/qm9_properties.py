@@ -7,10 +7,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch_geometric.data import Data, InMemoryDataset
+from torch_geometric.data import Data
 
 from ..data.units import HARTREE
-from .collated import Slices, add_edges, collate
+from .collated import Slices, collate
+from .molecules import InMemoryMolecules
 
 # Columns of an xyz file: GHz (A B C), Debye, Bohr^3, Hartree (homo lumo gap), Bohr^2,
 # Hartree (zpve U0 U H G), cal/mol/K.
@@ -68,24 +69,21 @@ class RawMolecules:
         )
 
 
-class QM9Properties(InMemoryDataset):
+class QM9Properties(InMemoryMolecules):
     r"""What the data sets of QM9 molecules share: names, units and references of the targets.
 
     Attributes:
         target_names: Names of the 19 columns of ``y``, in the order of
             :class:`torch_geometric.datasets.QM9`.
-        units: Unit of each target.
+        published_units: Unit of each of them, and of the positions.
     """
-
-    # PyG sets these in __init__; mypy cannot see of which type.
-    _data: Data
-    slices: Slices
 
     target_names: ClassVar[tuple[str, ...]] = (
         *("mu", "alpha", "homo", "lumo", "gap", "r2", "zpve", "U0", "U", "H", "G", "Cv"),
         *("U0_atom", "U_atom", "H_atom", "G_atom", "A", "B", "C"),
     )
-    units: ClassVar[dict[str, str]] = {
+    published_units: ClassVar[dict[str, str]] = {
+        "pos": "Ang",
         **dict.fromkeys(target_names, "eV"),
         "mu": "Debye",
         "alpha": "Bohr^3",
@@ -141,7 +139,7 @@ class QM9Properties(InMemoryDataset):
 
     @classmethod
     def _collate_raw(cls, raw: RawMolecules) -> tuple[Data, Slices]:
-        """Molecules in the units of ``units``, ready for ``InMemoryDataset``."""
+        """Molecules in the units of ``published_units``, ready for ``InMemoryDataset``."""
         num_atoms = torch.from_numpy(raw.num_atoms.astype(np.int64))
         index = torch.from_numpy(raw.index.astype(np.int64))
         z = torch.from_numpy(raw.z.astype(np.int64))
@@ -161,7 +159,7 @@ class QM9Properties(InMemoryDataset):
         """``[B, 15]`` as in the files to ``[B, 19]`` as in ``target_names``."""
         columns = dict(zip(FILE_COLUMNS, properties.unbind(dim=1)))
         for name in FILE_COLUMNS:
-            if cls.units[name] == "eV":
+            if cls.published_units[name] == "eV":
                 columns[name] = HARTREE * columns[name]
         molecule = torch.arange(num_atoms.numel()).repeat_interleave(num_atoms)
         for name in _ATOM_REFERENCES:
@@ -169,17 +167,6 @@ class QM9Properties(InMemoryDataset):
             free_atoms.index_add_(0, molecule, _reference(name)[z])
             columns[f"{name}_atom"] = columns[name] - free_atoms
         return torch.stack([columns[name] for name in cls.target_names], dim=1)
-
-    def _add_edges(self, cutoff: float | None) -> None:
-        """Stores radius graphs in the molecules just loaded."""
-        if cutoff is not None:
-            self._data, self.slices = add_edges(self._data, self.slices, cutoff)
-
-
-def check_cutoff(cutoff: float | None) -> None:
-    """Complains about a senseless cutoff, before any long work."""
-    if cutoff is not None and not cutoff > 0:
-        raise ValueError(f"'cutoff' must be positive (got {cutoff})")
 
 
 def _reference(name: str) -> Tensor:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .qm9_properties import FILE_COLUMNS, QM9Properties, RawMolecules, check_cutoff
+from .molecules import check_cutoff
+from .qm9_properties import FILE_COLUMNS, QM9Properties, RawMolecules
 
 _FILE = "qm9_sample.npz"
 # Every 40th of so many molecules, which makes a file of less than a megabyte.
@@ -40,8 +41,7 @@ class QM9Sample(QM9Properties):
     def __init__(self, *, transform: Callable | None = None, cutoff: float | None = None):
         check_cutoff(cutoff)
         super().__init__(None, transform)
-        self._data, self.slices = self._collate_raw(read_sample())
-        self._add_edges(cutoff)
+        self._hold(*self._collate_raw(read_sample()), self.published_units, cutoff=cutoff)
 
 
 def read_sample() -> RawMolecules:

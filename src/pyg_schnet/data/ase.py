@@ -16,14 +16,6 @@ from .flat import FlatMolecules, LabelNames, label_names
 if TYPE_CHECKING:
     from ase import Atoms
 
-#: Units of what :func:`from_ase` gives.
-ASE_UNITS = {
-    "pos": "Ang",
-    "cell": "Ang",
-    "energy": "eV",
-    "force": "eV/Ang",
-    "stress": "eV/Ang^3",
-}
 # Names of the labels that a model is trained on, here and in ASE.
 _STANDARD = {"energy": "energy", "force": "forces", "stress": "stress"}
 # Results of calculators with one row per atom.
@@ -112,7 +104,7 @@ def _to_atoms(data: Data) -> "Atoms":
             "the data hold several molecules, by 'batch': put them together by "
             "Batch.from_data_list, which can take them apart again"
         )
-    periodic = {}
+    periodic: dict[str, np.ndarray] = {}
     if data.get("cell") is not None:
         periodic["cell"] = _numpy(data.cell).reshape(3, 3)
         periodic["pbc"] = _numpy(torch.as_tensor(data.get("pbc", True))).reshape(-1)

@@ -159,7 +159,7 @@ def _checked_cells(cell: np.ndarray | None, pbc: np.ndarray, what: str) -> np.nd
             f"periodic molecules need cells [{len(pbc)}, 3, 3] and pbc [{len(pbc)}, 3] (got "
             f"{None if cell is None else list(cell.shape)} and {list(pbc.shape)})"
         )
-    periodic: np.ndarray = pbc.any(axis=1)
+    periodic = np.logical_or.reduce(pbc, axis=1)
     cell = np.where(periodic[:, None, None], cell, 0.0)
     for i in np.flatnonzero(periodic):
         # NaN has no rank; zero rows of directions that are not periodic do not count.

@@ -79,7 +79,8 @@ def to_ase(data: Data) -> "Atoms | list[Atoms]":
             other units have ``convert_units``.
 
     Raises:
-        ValueError: If ``z`` or ``pos`` are missing, or several molecules are no ``Batch``.
+        ValueError: If ``z``, ``pos`` or the ``cell`` of periodic data are missing, or if several
+            molecules are no ``Batch``.
         ImportError: If ASE is not installed.
 
     >>> import torch
@@ -87,6 +88,8 @@ def to_ase(data: Data) -> "Atoms | list[Atoms]":
     >>> to_ase(Data(z=torch.tensor([1, 1]), pos=torch.tensor([[0.0, 0, 0], [0, 0, 0.74]])))
     Atoms(symbols='H2', pbc=False)
     """
+    if not isinstance(data, Data):
+        raise TypeError(f"expected a Data or Batch (got {type(data).__name__})")
     if isinstance(data, Batch):
         return [_to_atoms(molecule) for molecule in data.to_data_list()]
     return _to_atoms(data)
@@ -105,9 +108,11 @@ def _to_atoms(data: Data) -> "Atoms":
             "Batch.from_data_list, which can take them apart again"
         )
     periodic: dict[str, np.ndarray] = {}
+    pbc = torch.as_tensor(data.get("pbc", data.get("cell") is not None))
     if data.get("cell") is not None:
-        periodic["cell"] = _numpy(data.cell).reshape(3, 3)
-        periodic["pbc"] = _numpy(torch.as_tensor(data.get("pbc", True))).reshape(-1)
+        periodic = {"cell": _numpy(data.cell).reshape(3, 3), "pbc": _numpy(pbc).reshape(-1)}
+    elif pbc.any():
+        raise ValueError("the data are periodic ('pbc' is set), but have no 'cell'")
     atoms = ase.Atoms(numbers=_numpy(data.z), positions=_numpy(data.pos), **periodic)
     for key, value in data.to_dict().items():
         if key in _NOT_PROPERTIES or "edge" in key or "bond" in key or value is None:
@@ -172,9 +177,6 @@ def read_frames(
         if field in _STANDARD:
             together = _as_floats(field, together)
         flat.add(field, together if together.dtype.kind != "U" else together.tolist(), per_atom)
-        if field == "stress":
-            # A tensor of the structure, beside its cell: not of the precision of total energies.
-            flat.molecules[field] = torch.from_numpy(together).to(dtype)
     return flat
 
 
@@ -205,17 +207,30 @@ def _look_up(
 def _stores(atoms: "Atoms") -> dict[str, Mapping[str, Any]]:
     """Where labels can be, by kind, in the order of preference."""
     results = getattr(atoms.calc, "results", None)
-    # Calculators keep the results of the last structure, from which atoms may have moved on.
-    fresh = bool(results) and not atoms.calc.check_state(atoms)
     info = atoms.info
     return {
-        "results": results if fresh else {},
+        "results": results if results and _is_fresh(atoms) else {},
         "info": info,
         # These two are where ASE puts the columns of its databases.
         "key_value_pairs": info.get("key_value_pairs", {}),
         "data": info.get("data", {}),
         "arrays": atoms.arrays,
     }
+
+
+def _is_fresh(atoms: "Atoms") -> bool:
+    """Whether the results of the calculator are of this structure, and not of an earlier one."""
+    # Exact as calc.check_state(atoms), which takes longer than reading a frame.
+    then = getattr(atoms.calc, "atoms", None)
+    return then is not None and all(
+        np.array_equal(old, new)
+        for old, new in (
+            (then.positions, atoms.positions),
+            (then.numbers, atoms.numbers),
+            (then.cell.array, atoms.cell.array),
+            (then.pbc, atoms.pbc),
+        )
+    )
 
 
 def _missing(frames: Sequence["Atoms"], lacking: list[int], field: str, key: str) -> str:

@@ -105,7 +105,10 @@ class FlatMolecules:
         return f"atom {atom - first} of {what} {molecule}"
 
     def add(self, field: str, value: np.ndarray | list[str], per_atom: bool) -> None:
-        r"""Adds a field: floats of molecules as float64, those of atoms as the positions.
+        r"""Adds a field.
+
+        Floats of molecules become float64, as total energies need; those of atoms, and stress, get
+        the type of the positions.
 
         Raises:
             ValueError: If it has the wrong number of rows, or numbers of no usable kind.
@@ -121,7 +124,8 @@ class FlatMolecules:
             return
         if value.dtype.kind not in "fiub":
             raise ValueError(f"'{field}' must hold numbers or strings (got {value.dtype})")
-        floats = self.atoms["pos"].dtype if per_atom else torch.float64
+        as_positions = per_atom or field == "stress"
+        floats = self.atoms["pos"].dtype if as_positions else torch.float64
         tensor = torch.from_numpy(np.array(value))
         tensor = tensor.to(floats) if value.dtype.kind == "f" else tensor.long()
         (self.atoms if per_atom else self.molecules)[field] = tensor

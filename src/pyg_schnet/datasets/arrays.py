@@ -76,6 +76,10 @@ def read_arrays(
             value = layout.of_molecules(key, value)
             if field == "energy" and value.size == len(value):
                 value = value.reshape(-1)
+        if field == "stress" and value.shape[1:] != (3, 3):
+            raise ValueError(
+                f"'{key}' must have shape {[len(value), 3, 3]} (got {list(value.shape)})"
+            )
         if field == "energy" and value.ndim != 1:
             raise ValueError(f"'{key}' must be one energy per molecule (got {list(value.shape)})")
         flat.add(field, value, per_atom)

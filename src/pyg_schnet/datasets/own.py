@@ -2,6 +2,8 @@ r"""The user's own molecules as a data set."""
 
 import sys
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -31,8 +33,8 @@ class MoleculeDataset(InMemoryMolecules):
     r"""Molecules of your own, from files, ``ase.Atoms``, arrays, SMILES or ``Data`` objects.
 
     Every molecule of N atoms has ``z`` ``[N]`` int64 and ``pos`` ``[N, 3]`` float32 in angstrom,
-    and the labels asked for: ``energy`` ``[1]`` float64, ``force`` ``[N, 3]`` float32, ``stress``
-    ``[1, 3, 3]`` float64, others under names of your choice, ``[1, ...]`` float64 or ``[N, ...]``
+    and the labels asked for: ``energy`` ``[1]`` float64, ``force`` ``[N, 3]`` and ``stress``
+    ``[1, 3, 3]`` float32, others under names of your choice, ``[1, ...]`` float64 or ``[N, ...]``
     float32. If any is periodic, all have ``cell`` ``[1, 3, 3]`` and ``pbc`` ``[1, 3]``, zero and
     False where they are not. ``dataset.units`` has the unit of each.
 
@@ -122,10 +124,14 @@ class MoleculeDataset(InMemoryMolecules):
             raise FileNotFoundError(f"there is no file '{path}'")
         try:
             if path.suffix == ".npz":
+                if not zipfile.is_zipfile(path):
+                    raise ValueError("this is no .npz file, whatever its name")
                 with np.load(path, allow_pickle=False) as arrays:
                     return cls.from_arrays(arrays, labels=labels, units=units, keep=keep, **options)
             frames = _read_by_ase(path)
             return cls.from_ase(frames, labels=labels, units=units, keep=keep, **options)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"'{path}' is damaged ({error}): fetch it again") from error
         except ValueError as error:
             raise ValueError(f"'{path}': {error}") from error
 
@@ -212,7 +218,11 @@ class MoleculeDataset(InMemoryMolecules):
         """
         molecules = read_arrays(arrays, labels, keep)
         known = {"energy": "e_unit", "pos": "r_unit"}
-        stated = {field: str(arrays[key]) for field, key in known.items() if key in arrays}
+        stated = {
+            field: str(np.asarray(arrays[key]).astype(str))
+            for field, key in known.items()
+            if key in arrays
+        }
         return cls(molecules, units=stated | dict(units or {}), **options)
 
     @classmethod
@@ -330,9 +340,9 @@ def _collate_checked(molecules: list[Data]) -> tuple[Data, Slices]:
     cell, pbc = data.get("cell"), data.get("pbc")
     FlatMolecules.of(
         np.array([molecule.z.numel() for molecule in molecules]),
-        data.z.numpy(),
-        data.pos.numpy(),
-        cell=None if cell is None else cell.numpy(),
-        pbc=None if pbc is None else pbc.numpy(),
+        data.z.cpu().numpy(),
+        data.pos.detach().cpu().numpy(),
+        cell=None if cell is None else cell.detach().cpu().numpy(),
+        pbc=None if pbc is None else pbc.cpu().numpy(),
     )
     return data, slices

@@ -194,6 +194,16 @@ def test_periodic_and_molecules_together() -> None:
         MoleculeDataset.from_ase(made, cutoff=3.0)
 
 
+def test_cells_in_bohr() -> None:
+    atoms = bulk("Cu")
+    atoms.info["S"] = np.ones(6)
+    units = {"energy": "Hartree", "pos": "Bohr"}
+    dataset = MoleculeDataset.from_ase([atoms], labels={"stress": "S"}, units=units)
+    assert dataset.units == {"pos": "Ang", "cell": "Ang", "stress": "Hartree/Ang^3"}
+    np.testing.assert_allclose(dataset.cell[0], atoms.cell * 0.529177210903, rtol=1e-6)
+    np.testing.assert_allclose(dataset.stress[0], np.full((3, 3), 0.529177210903**-3), rtol=1e-6)
+
+
 def test_stress() -> None:
     atoms = bulk("Cu")
     atoms.calc = SinglePointCalculator(atoms, energy=1.0, stress=np.arange(1.0, 7.0))

@@ -121,7 +121,7 @@ def _embed(molecule: Any, smiles: str, num_conformers: int, seed: int) -> None:
             return
     raise ValueError(
         f"found {molecule.GetNumConformers()} of {num_conformers} conformers of '{smiles}': its "
-        "stereochemistry may be impossible; try another 'seed' or fewer 'num_conformers'"
+        "geometry may be impossible; try another 'seed' or fewer 'num_conformers'"
     )
 
 

@@ -301,6 +301,7 @@ def _read_by_ase(path: Path) -> list["Atoms"]:
         raise ImportError(
             f"reading '{path}' needs the package ase: pip install pyg-schnet[ase]"
         ) from error
+    frames: Iterable[Atoms]
     try:
         if filetype(str(path)) in ("db", "json"):
             # iread forgets the columns of the user.

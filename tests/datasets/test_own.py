@@ -269,6 +269,14 @@ def test_senseless_arguments_come_first(tmp_path: Path) -> None:
         MoleculeDataset([], energy="ev")
     with pytest.raises(FileNotFoundError, match="there is no file"):
         MoleculeDataset.from_file(tmp_path / "no.xyz")
+    path = tmp_path / "text.xyz"
+    path.write_text("damaged, but not looked at yet")
+    with pytest.raises(ValueError, match="'cutoff' must be positive"):
+        MoleculeDataset.from_file(path, cutoff=-1.0)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'cutof'"):
+        MoleculeDataset.from_file(path, cutof=1.0)
+    with pytest.raises(ValueError, match="unknown unit 'ev'"):
+        MoleculeDataset.from_smiles(["C("], energy="ev")
 
 
 @pytest.mark.parametrize("name", ["text.xyz", "text.db", "text.npz", "text.unknown"])

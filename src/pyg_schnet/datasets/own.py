@@ -70,8 +70,7 @@ class MoleculeDataset(InMemoryMolecules):
         cutoff: float | None = None,
         transform: Callable | None = None,
     ):
-        check_cutoff(cutoff)
-        check_energy_unit(energy)
+        _check_options(energy, cutoff)
         super().__init__(None, transform)
         if isinstance(molecules, FlatMolecules):
             data, slices = collate(molecules.num_atoms, molecules.atoms, molecules.molecules)
@@ -83,15 +82,11 @@ class MoleculeDataset(InMemoryMolecules):
                 "model finds them"
             )
         self._hold(data, slices, all_units(data, units or {}))
-        if self.units["pos"] != "Ang":
-            self._hold(*self._parts(self.convert_units(length="Ang")))
         if energy is None and mixed_energies(self.units):
             energy = self.units["energy"]
-        self._hold(*self._parts(self), energy=energy, cutoff=cutoff)
-
-    @staticmethod
-    def _parts(dataset: "MoleculeDataset") -> tuple[Data, Slices, dict[str, str]]:
-        return dataset._data, dataset.slices, dataset.units
+        # Edges come last: the cutoff is in angstrom.
+        converted = self.convert_units(length="Ang")
+        self._hold(converted._data, slices, converted.units, energy=energy, cutoff=cutoff)
 
     @classmethod
     def from_file(
@@ -105,8 +100,9 @@ class MoleculeDataset(InMemoryMolecules):
     ) -> Self:
         r"""Reads a file: ``.npz`` as :meth:`from_arrays`, all others through ASE.
 
-        ASE reads extended XYZ, its own data bases (``.db``), trajectories, VASP's and many more,
-        about 9,000 frames of 9 atoms a second. For millions of frames, ``.npz`` takes seconds.
+        ASE reads extended XYZ, its own data bases (``.db``, ``.json``), trajectories and the
+        output of many programs. Of molecules of 9 atoms, one core of a server reads 7,000 a second
+        from extended XYZ, 3,000 from a data base, and more than 300,000 from ``.npz``.
 
         Args:
             path: File; all its frames are read.
@@ -122,6 +118,7 @@ class MoleculeDataset(InMemoryMolecules):
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no file '{path}'")
+        _check_options(**options)
         try:
             if path.suffix == ".npz":
                 if not zipfile.is_zipfile(path):
@@ -260,6 +257,7 @@ class MoleculeDataset(InMemoryMolecules):
         """
         if isinstance(smiles, str):
             raise TypeError(f"'smiles' must be a list: use ['{smiles}']")
+        _check_options(**options)
         columns = {name: np.asarray(value) for name, value in (values or {}).items()}
         for name in label_names(list(columns)):
             if columns[name].shape[:1] != (len(smiles),) or columns[name].dtype.kind not in "fiub":
@@ -290,6 +288,14 @@ class MoleculeDataset(InMemoryMolecules):
                 raise ValueError(f"{message}\nCorrect them, or pass skip_failures=True")
             warnings.warn(f"{message}\nThey are left out", stacklevel=2)
         return cls(molecules, units=units, **options)
+
+
+def _check_options(
+    energy: str | None = None, cutoff: float | None = None, transform: Callable | None = None
+) -> None:
+    """Complains about what makes no sense, before any long work."""
+    check_cutoff(cutoff)
+    check_energy_unit(energy)
 
 
 def _read_by_ase(path: Path) -> list["Atoms"]:

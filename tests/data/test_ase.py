@@ -189,6 +189,8 @@ def test_missing_labels_list_what_there_is():
         ({"S": np.ones(5)}, {"stress": "S"}, "6 or 3 x 3 numbers"),
         ({"S": np.triu(np.ones((3, 3)))}, {"stress": "S"}, "must be symmetric"),
         ({"virial": np.ones(6)}, {"stress": "virial"}, "seems to be a virial"),
+        ({"E": None}, {"energy": "E"}, r"'E' .*is missing"),
+        ({"data": "E"}, {"energy": "E"}, r"'E' .*is missing"),
         ({"c": 1j}, ["c"], "'c' must hold numbers or strings"),
     ],
 )
@@ -197,6 +199,15 @@ def test_wrong_labels(info, labels, message):
     atoms.info |= info
     with pytest.raises(ValueError, match=message):
         from_ase(atoms, labels=labels)
+
+
+def test_values_of_atoms_in_the_wrong_place():
+    atoms = labelled(molecule("H2O"), energies=np.ones(3))
+    with pytest.raises(ValueError, match=r"'energy' of frame 0 must have shape \[\] \(got \[3\]"):
+        from_ase(atoms, labels={"energy": "energies"})
+    atoms.set_array("names", np.array(["O", "H", "H"]))
+    with pytest.raises(ValueError, match="'names' must hold numbers"):
+        from_ase(atoms, labels=["names"])
 
 
 @pytest.mark.parametrize("name", ["z", "batch", "atom_index", "edge_attr", "num_nodes", "keys"])

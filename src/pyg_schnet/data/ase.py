@@ -189,10 +189,10 @@ def _look_up(
     for atoms in frames:
         stores = _stores(atoms)
         for field, key in names.items():
-            kind = next((kind for kind, store in stores.items() if key in store), None)
+            kind = next((k for k, store in stores.items() if store.get(key) is not None), None)
             found[field].append(None if kind is None else np.asarray(stores[kind][key]))
             if kind == "arrays" or (kind == "results" and key in _PER_ATOM):
-                per_atom[field] = True
+                per_atom[field] = field not in ("energy", "stress")
     complete = {}
     for field, values in found.items():
         lacking = [i for i, value in enumerate(values) if value is None]
@@ -212,8 +212,10 @@ def _stores(atoms: "Atoms") -> dict[str, Mapping[str, Any]]:
         "results": results if results and _is_fresh(atoms) else {},
         "info": info,
         # These two are where ASE puts the columns of its databases.
-        "key_value_pairs": info.get("key_value_pairs", {}),
-        "data": info.get("data", {}),
+        **{
+            name: info[name] if isinstance(info.get(name), Mapping) else {}
+            for name in ("key_value_pairs", "data")
+        },
         "arrays": atoms.arrays,
     }
 

@@ -120,6 +120,8 @@ class FlatMolecules:
                 f"(got {len(value)})"
             )
         if isinstance(value, list) or value.dtype.kind in "SU":
+            if per_atom:
+                raise ValueError(f"'{field}' must hold numbers, as all values of atoms (got text)")
             self.molecules[field] = _strings(value)
             return
         if value.dtype.kind not in "fiub":

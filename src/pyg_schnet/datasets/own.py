@@ -1,0 +1,355 @@
+r"""The user's own molecules as a data set."""
+
+import sys
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from tqdm import tqdm
+
+from ..data.ase import read_frames
+from ..data.flat import FlatMolecules, LabelNames, label_names
+from ..data.smiles import from_smiles
+from .arrays import kept, read_arrays
+from .collated import Slices, collate
+from .label_units import all_units, mixed_energies
+from .molecules import InMemoryMolecules, check_cutoff, check_energy_unit
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+# Failures of SMILES that an error or warning lists.
+_SHOWN = 5
+
+
+class MoleculeDataset(InMemoryMolecules):
+    r"""Molecules of your own, from files, ``ase.Atoms``, arrays, SMILES or ``Data`` objects.
+
+    Every molecule of N atoms has ``z`` ``[N]`` int64 and ``pos`` ``[N, 3]`` float32 in angstrom,
+    and the labels asked for: ``energy`` ``[1]`` float64, ``force`` ``[N, 3]`` and ``stress``
+    ``[1, 3, 3]`` float32, others under names of your choice, ``[1, ...]`` float64 or ``[N, ...]``
+    float32. If any is periodic, all have ``cell`` ``[1, 3, 3]`` and ``pbc`` ``[1, 3]``, zero and
+    False where they are not. ``dataset.units`` has the unit of each.
+
+    The other constructors are :meth:`from_file`, :meth:`from_ase`, :meth:`from_arrays` and
+    :meth:`from_smiles`; nothing is written to the disk.
+
+    Args:
+        molecules: ``Data`` objects with ``z`` and ``pos``, all with the same fields.
+        units: Unit of each field that has one; ``pos`` is in angstrom unless it says otherwise,
+            and units of ``force`` and ``stress`` follow from those of ``energy`` and ``pos``.
+            Lengths are converted to angstrom.
+        energy: Unit of energy to convert all labels to, such as ``"eV"``.
+        cutoff: Radius in angstrom of the graphs that the molecules come with; see
+            :class:`~pyg_schnet.datasets.QM9`.
+        transform: Applied to a molecule at each access.
+
+    Raises:
+        ValueError: If molecules lack ``z`` or ``pos``, have different fields, or if their
+            positions, numbers, cells or units make no sense.
+
+    >>> from pyg_schnet.data import from_smiles
+    >>> dataset = MoleculeDataset([from_smiles("C"), from_smiles("CO")], cutoff=5.0)
+    >>> dataset, dataset[1].num_edges
+    (MoleculeDataset(2), 30)
+    """
+
+    def __init__(
+        self,
+        molecules: Iterable[Data] | FlatMolecules,
+        *,
+        units: Mapping[str, str] | None = None,
+        energy: str | None = None,
+        cutoff: float | None = None,
+        transform: Callable | None = None,
+    ):
+        _check_options(energy, cutoff)
+        super().__init__(None, transform)
+        if isinstance(molecules, FlatMolecules):
+            data, slices = collate(molecules.num_atoms, molecules.atoms, molecules.molecules)
+        else:
+            data, slices = _collate_checked(list(molecules))
+        if cutoff is not None and "pbc" in data and bool(torch.as_tensor(data.pbc).any()):
+            raise ValueError(
+                "edges of periodic structures cannot be stored: leave 'cutoff' out, so that the "
+                "model finds them"
+            )
+        self._hold(data, slices, all_units(data, units or {}))
+        if energy is None and mixed_energies(self.units):
+            energy = self.units["energy"]
+        # Edges come last: the cutoff is in angstrom.
+        converted = self.convert_units(length="Ang")
+        self._hold(converted._data, slices, converted.units, energy=energy, cutoff=cutoff)
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        labels: LabelNames | None = None,
+        units: Mapping[str, str] | None = None,
+        keep: Any = None,
+        **options: Any,
+    ) -> Self:
+        r"""Reads a file: ``.npz`` as :meth:`from_arrays`, all others through ASE.
+
+        ASE reads extended XYZ, its own data bases (``.db``, ``.json``), trajectories and the
+        output of many programs. Of molecules of 9 atoms, one core of a server reads 7,000 a second
+        from extended XYZ, 3,000 from a data base, and more than 300,000 from ``.npz``.
+
+        Args:
+            path: File; all its frames are read.
+            labels: See :meth:`from_ase` and :meth:`from_arrays`.
+            units: As there.
+            keep: As there.
+            **options: ``energy``, ``cutoff`` and ``transform``, see :class:`MoleculeDataset`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it cannot be read, or its content makes no sense.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no file '{path}'")
+        _check_options(**options)
+        try:
+            if path.suffix == ".npz":
+                if not zipfile.is_zipfile(path):
+                    raise ValueError("this is no .npz file, whatever its name")
+                with np.load(path, allow_pickle=False) as arrays:
+                    return cls.from_arrays(arrays, labels=labels, units=units, keep=keep, **options)
+            frames = _read_by_ase(path)
+            return cls.from_ase(frames, labels=labels, units=units, keep=keep, **options)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ValueError(f"'{path}' is damaged ({error}): fetch it again") from error
+        except ValueError as error:
+            raise ValueError(f"'{path}': {error}") from error
+
+    @classmethod
+    def from_ase(
+        cls,
+        frames: Sequence["Atoms"],
+        *,
+        labels: LabelNames | None = None,
+        units: Mapping[str, str] | None = None,
+        keep: Any = None,
+        **options: Any,
+    ) -> Self:
+        r"""Makes a data set of ``ase.Atoms``.
+
+        Args:
+            frames: Molecules, periodic structures, or both.
+            labels: Fields, each with the name it has in the results of the calculator, ``info`` or
+                ``arrays``, such as ``{"energy": "REF_energy", "force": "REF_forces"}``; see
+                :func:`~pyg_schnet.data.from_ase`. Without it, those of ``energy``, ``forces`` and
+                ``stress`` that there are.
+            units: Units of labels that are not energies, and of what is not in ASE's eV and
+                angstrom.
+            keep: Which frames: a mask ``[B]`` or their numbers.
+            **options: ``energy``, ``cutoff`` and ``transform``, see :class:`MoleculeDataset`.
+
+        Raises:
+            ImportError: If ASE is not installed.
+            ValueError: If a frame lacks a label or has one of the wrong shape; names the frame.
+
+        >>> from ase.build import molecule
+        >>> dataset = MoleculeDataset.from_ase([molecule("H2O"), molecule("CH4")])
+        >>> dataset[1].z.tolist()
+        [6, 1, 1, 1, 1]
+        """
+        if keep is not None:
+            frames = [frames[i] for i in kept(keep, len(frames)).tolist()]
+        return cls(read_frames(frames, labels), units={"energy": "eV", **(units or {})}, **options)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        labels: LabelNames | None = None,
+        units: Mapping[str, str] | None = None,
+        keep: Any = None,
+        **options: Any,
+    ) -> Self:
+        r"""Makes a data set of named arrays, without an object per molecule.
+
+        Three layouts are understood:
+
+        - frames of one composition: ``z`` ``[n]`` and ``R`` ``[B, n, 3]``, as sGDML and MD17 have
+          them; or padded with zeros, ``z`` ``[B, n]``;
+        - ragged: ``n_atoms`` ``[B]``, ``z`` ``[N]`` and ``R`` ``[N, 3]``, molecule after molecule.
+
+        Other names of these are ``nuclear_charges`` or ``atomic_numbers``, ``coords``, ``pos``
+        or ``positions``, and ``num_atoms``. Periodic structures have ``cell``, ``[3, 3]`` or
+        ``[B, 3, 3]``, and maybe ``pbc``. ``smiles`` are taken along.
+
+        Args:
+            arrays: Arrays by name.
+            labels: Fields, each with the name of its array, such as ``{"energy": "U0"}``; or names
+                that stay, such as ``["homo"]``. Without it ``E`` or ``energies`` and ``F`` or
+                ``forces``. Arrays of B rows are labels of molecules; ``force`` and, in the ragged
+                layout, arrays of N rows are labels of atoms.
+            units: Unit of each field, such as ``{"energy": "kcal/mol"}``; needed for energies
+                and forces, unless the arrays have ``e_unit``.
+            keep: Which molecules: a mask ``[B]`` or their numbers.
+            **options: ``energy``, ``cutoff`` and ``transform``, see :class:`MoleculeDataset`.
+
+        Raises:
+            ValueError: If arrays are missing or have the wrong shape; lists those that there are.
+
+        >>> import numpy as np
+        >>> dataset = MoleculeDataset.from_arrays(
+        ...     {"z": np.array([1, 1]), "R": np.eye(3)[None, :2], "E": np.array([-1.0])},
+        ...     units={"energy": "Hartree"},
+        ...     energy="eV",
+        ... )
+        >>> dataset.energy
+        tensor([-27.2114], dtype=torch.float64)
+        """
+        molecules = read_arrays(arrays, labels, keep)
+        known = {"energy": "e_unit", "pos": "r_unit"}
+        stated = {
+            field: str(np.asarray(arrays[key]).astype(str))
+            for field, key in known.items()
+            if key in arrays
+        }
+        return cls(molecules, units=stated | dict(units or {}), **options)
+
+    @classmethod
+    def from_smiles(
+        cls,
+        smiles: Sequence[str],
+        *,
+        values: Mapping[str, Any] | None = None,
+        num_conformers: int = 1,
+        seed: int = 0,
+        optimize: str | None = "mmff",
+        skip_failures: bool = False,
+        units: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Self:
+        r"""Makes a data set of SMILES, with coordinates from RDKit.
+
+        Args:
+            smiles: One molecule each.
+            values: Labels: by name, one number for each of the SMILES.
+            num_conformers: Conformers of each; ``idx`` ``[1]`` is the number of the SMILES of a
+                molecule, by which conformers must be split into training and test sets.
+            seed: See :func:`~pyg_schnet.data.from_smiles`.
+            optimize: Likewise.
+            skip_failures: Leave out SMILES that fail, with a warning that lists them.
+            units: Unit of each of ``values``.
+            **options: ``energy``, ``cutoff`` and ``transform``, see :class:`MoleculeDataset`.
+
+        Raises:
+            ValueError: If there is no structure for some SMILES; lists them.
+
+        >>> dataset = MoleculeDataset.from_smiles(["C", "CO"], values={"logp": [1.1, -0.8]})
+        >>> dataset[1].smiles, dataset[1].logp.item()
+        ('CO', -0.8)
+        """
+        if isinstance(smiles, str):
+            raise TypeError(f"'smiles' must be a list: use ['{smiles}']")
+        _check_options(**options)
+        columns = {name: np.asarray(value) for name, value in (values or {}).items()}
+        for name in label_names(list(columns)):
+            if columns[name].shape[:1] != (len(smiles),) or columns[name].dtype.kind not in "fiub":
+                raise ValueError(
+                    f"'{name}' must have {len(smiles)} numbers, one for each of the SMILES (got "
+                    f"{columns[name].dtype} of shape {list(columns[name].shape)})"
+                )
+        molecules: list[Data] = []
+        failures: list[str] = []
+        for i, text in enumerate(tqdm(smiles, desc="SMILES", disable=not sys.stderr.isatty())):
+            try:
+                made = from_smiles(
+                    text, num_conformers=num_conformers, seed=seed, optimize=optimize
+                )
+            except ValueError as error:
+                failures.append(f"{i}: {error}")
+                continue
+            for molecule in made if isinstance(made, list) else [made]:
+                molecule.idx = torch.tensor([i])
+                for name, value in columns.items():
+                    molecule[name] = torch.as_tensor(value[i : i + 1])
+                molecules.append(molecule)
+        if failures:
+            message = f"{len(failures)} of {len(smiles)} SMILES have no structure:\n" + "\n".join(
+                failures[:_SHOWN] + ["..."] * (len(failures) > _SHOWN)
+            )
+            if not skip_failures:
+                raise ValueError(f"{message}\nCorrect them, or pass skip_failures=True")
+            warnings.warn(f"{message}\nThey are left out", stacklevel=2)
+        return cls(molecules, units=units, **options)
+
+
+def _check_options(
+    energy: str | None = None, cutoff: float | None = None, transform: Callable | None = None
+) -> None:
+    """Complains about what makes no sense, before any long work."""
+    check_cutoff(cutoff)
+    check_energy_unit(energy)
+
+
+def _read_by_ase(path: Path) -> list["Atoms"]:
+    try:
+        from ase.db import connect
+        from ase.io import iread
+        from ase.io.formats import filetype
+    except ImportError as error:
+        raise ImportError(
+            f"reading '{path}' needs the package ase: pip install pyg-schnet[ase]"
+        ) from error
+    frames: Iterable[Atoms]
+    try:
+        if filetype(str(path)) in ("db", "json"):
+            # iread forgets the columns of the user.
+            rows = connect(str(path)).select()
+            frames = (row.toatoms(add_additional_information=True) for row in rows)
+        else:
+            frames = iread(str(path), index=":")
+        return list(tqdm(frames, desc=path.name, unit="frame", disable=not sys.stderr.isatty()))
+    except Exception as error:  # every format of ASE fails in its own way
+        raise ValueError(f"ASE cannot read it ({type(error).__name__}: {error})") from error
+
+
+def _collate_checked(molecules: list[Data]) -> tuple[Data, Slices]:
+    """Collates ``Data`` objects that make sense."""
+    if not molecules:
+        raise ValueError("there are no molecules")
+    fields = None
+    for i, molecule in enumerate(molecules):
+        if not isinstance(molecule, Data):
+            raise TypeError(
+                f"expected Data (got {type(molecule).__name__} as molecule {i}): for ase.Atoms "
+                "use MoleculeDataset.from_ase"
+            )
+        for name in ("z", "pos"):
+            if not isinstance(molecule.get(name), Tensor):
+                raise ValueError(
+                    f"molecule {i} must have '{name}', a tensor (its fields are "
+                    f"{sorted(molecule.keys())})"
+                )
+        fields = sorted(molecule.keys()) if fields is None else fields
+        if sorted(molecule.keys()) != fields:
+            raise ValueError(
+                f"all molecules must have the same fields: molecule 0 has {fields}, molecule {i} "
+                f"{sorted(molecule.keys())}"
+            )
+    data, slices = InMemoryMolecules.collate(molecules)
+    cell, pbc = data.get("cell"), data.get("pbc")
+    FlatMolecules.of(
+        np.array([molecule.z.numel() for molecule in molecules]),
+        data.z.cpu().numpy(),
+        data.pos.detach().cpu().numpy(),
+        cell=None if cell is None else cell.detach().cpu().numpy(),
+        pbc=None if pbc is None else pbc.cpu().numpy(),
+    )
+    return data, slices

@@ -367,8 +367,8 @@ class SchNetConv(MessagePassing):
         # Both directions of a pair can share a filter, unless each distance wants its gradient.
         mutual = isinstance(edges, EdgePlan) and edges.mutual
         shared = offers_table(self.filter) and (mutual or not edge_weight.requires_grad)
-        plain = isinstance(edges, Tensor) and not is_sparse(edges)
-        if shared and plain and num_nodes is not None and not compiling:
+        shared = shared and not (compiling or is_sparse(edges))
+        if isinstance(edges, Tensor) and shared and num_nodes is not None:
             edges = EdgePlan.build(edges, num_nodes, edge_weight)
         if shared and isinstance(edges, EdgePlan) and edges.symmetric:
             representatives, pairs = edges.undirected()

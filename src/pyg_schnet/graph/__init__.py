@@ -12,8 +12,10 @@ source is displaced:
 from .distance import edge_lengths, edge_vectors
 from .search import neighbors, periodic_neighbors, radius_graph
 from .transform import RadiusGraph, num_molecules
+from .verlet import NeighborList
 
 __all__ = [
+    "NeighborList",
     "RadiusGraph",
     "edge_lengths",
     "edge_vectors",

@@ -30,7 +30,7 @@ def linear_pairs(pos: Tensor, r: float, lattice: Lattice) -> tuple[Tensor, Tenso
         from . import kernels
 
         half = kernels.half_list(
-            pos.contiguous().numpy(), lattice.vectors[0].numpy(), pairs, images, float(r)
+            pos.contiguous().numpy(), lattice.vectors.numpy(), pairs, images, float(r)
         )
         edges, shifts = kernels.both_ways(*half, pos.size(0))
         return torch.from_numpy(edges), torch.from_numpy(shifts)

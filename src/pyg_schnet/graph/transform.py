@@ -27,7 +27,7 @@ class RadiusGraph(BaseTransform):
     >>> salt = Data(z=torch.tensor([11, 17]), pos=torch.tensor([[0.0, 0, 0], [2.8, 0, 0]]))
     >>> salt.cell = torch.tensor([[2.8, 2.8, 0.0], [2.8, 0, 2.8], [0, 2.8, 2.8]])
     >>> RadiusGraph(3.0)(salt)
-    Data(z=[2], pos=[2, 3], cell=[1, 3, 3], pbc=[1, 3], edge_shift=[12, 3], ...)
+    Data(pos=[2, 3], z=[2], cell=[1, 3, 3], pbc=[1, 3], edge_shift=[12, 3], ...)
     """
 
     def __init__(self, r: float, max_num_neighbors: int | None = None, backend: str = "auto"):

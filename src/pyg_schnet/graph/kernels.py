@@ -12,7 +12,7 @@ from numba import njit
 from ..ops import compilation  # noqa: F401 - announces compilation
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def squared_distance(
     pos: np.ndarray, vectors: np.ndarray, b: int, i: int, j: int, s0: int, s1: int, s2: int
 ) -> float:
@@ -49,8 +49,8 @@ def half_images(
     near = np.empty(num_atoms, np.int64)
     n = 0
     for i in range(num_atoms):
-        b = system[i]
-        found, most = _near(fractional, reach, b, first[i], i, near)
+        b = int(system[i])
+        found, most = _near(fractional, reach, b, int(first[i]), i, near)
         while n + most > capacity:
             source = np.concatenate((source, source))
             target = np.concatenate((target, target))
@@ -58,7 +58,7 @@ def half_images(
             squares = np.concatenate((squares, squares))
             capacity *= 2
         for m in range(found):
-            j = near[m]
+            j = int(near[m])
             end = _images(pos, vectors, fractional, reach, radius, b, i, j, shifts, squares, n)
             source[n:end] = j
             target[n:end] = i
@@ -149,7 +149,7 @@ def half_list(
     squares = np.empty(capacity, np.float64)
     n = 0
     for p in range(pairs.shape[0]):
-        i, j = np.int64(pairs[p, 0]), np.int64(pairs[p, 1])
+        i, j = int(pairs[p, 0]), int(pairs[p, 1])
         sign = 1
         if i < j:
             i, j, sign = j, i, -1
@@ -188,7 +188,7 @@ def _sorted_by(key: np.ndarray, order: np.ndarray, num_atoms: int) -> np.ndarray
     return ordered
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True)
 def _precedes(
     e: int,
     f: int,

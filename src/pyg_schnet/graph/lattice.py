@@ -82,7 +82,7 @@ def build_lattice(
     error = _slack(pos) * magnitude * periodic.any(dim=1)
     radius = r * (1.0 + _slack(pos)) + error
     reach = radius.unsqueeze(1) * inverse_heights
-    _check_numbers(r, error, images, reach)
+    _check_numbers(r, error, images, inverse_heights)
     return Lattice(vectors, dual, fractional, radius, reach)
 
 
@@ -108,10 +108,8 @@ def dual_vectors(vectors: Tensor, periodic: Tensor) -> Tensor:
     lengths = wide.norm(dim=2)  # [B, 3]
     # Vectors of length one, so that all numbers below are of that order.
     unit = wide / torch.where(periodic & (lengths > 0), lengths, 1.0).unsqueeze(-1)
-    if bool(periodic.all()):
-        dual = torch.linalg.inv_ex(unit).inverse
-    else:
-        dual = torch.linalg.pinv(unit)
+    full = bool(periodic.all())
+    dual = torch.linalg.inv_ex(unit).inverse if full else torch.linalg.pinv(unit)
     identity = torch.diag_embed(periodic.double())
     independent = (
         ((unit @ dual - identity).abs() < _FLATTEST).all(dim=2)
@@ -132,8 +130,8 @@ def _slack(pos: Tensor) -> float:
     return 16.0 * torch.finfo(pos.dtype).eps
 
 
-def _check_numbers(r: float, error: Tensor, images: Tensor, reach: Tensor) -> None:
-    seen = (2.0 * reach + 1.0).prod(dim=1)  # [B]
+def _check_numbers(r: float, error: Tensor, images: Tensor, inverse_heights: Tensor) -> None:
+    seen = (2.0 * r * inverse_heights + 1.0).prod(dim=1)  # [B]
     if bool((seen > _MAX_IMAGES).any()):
         raise ValueError(
             f"within r = {r:g} an atom has about {float(seen.max()):.0e} images of another: are "

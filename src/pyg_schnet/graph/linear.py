@@ -26,15 +26,16 @@ def linear_pairs(pos: Tensor, r: float, lattice: Lattice) -> tuple[Tensor, Tenso
     pairs, images = search.compute(
         pos.double().cpu().numpy(), _completed(vectors, dual), dual.any(axis=0), "PS", copy=False
     )
+    pairs = pairs.view(np.int64)
     if dispatch.use_cpu_kernels(pos):
         from . import kernels
 
         half = kernels.half_list(
             pos.contiguous().numpy(), lattice.vectors.numpy(), pairs, images, float(r)
         )
-        edges, shifts = kernels.both_ways(*half, pos.size(0))
-        return torch.from_numpy(edges), torch.from_numpy(shifts)
-    second, first = torch.from_numpy(pairs.astype(np.int64)).to(pos.device).T.flip(0)
+        arrays = kernels.both_ways(*half, pos.size(0))
+        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+    second, first = torch.from_numpy(pairs).to(pos.device).T.flip(0)
     shift = torch.from_numpy(images).to(pos.device, pos.dtype)
     edges = torch.stack([torch.cat([second, first]), torch.cat([first, second])])
     shifts = torch.cat([shift, 0.0 - shift])

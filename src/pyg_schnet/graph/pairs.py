@@ -48,8 +48,8 @@ def all_images(
             lattice.reach.numpy(),
             float(r),
         )
-        edges, shifts = kernels.both_ways(*half, pos.size(0))
-        return torch.from_numpy(edges), torch.from_numpy(shifts)
+        arrays = kernels.both_ways(*half, pos.size(0))
+        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
     images = (2.0 * lattice.reach[: sizes.numel()] + 1.0).floor().prod(dim=1).long()  # at most
     chunks = [
         images_within(pos, r, batch, lattice.vectors, *_images(source, target, batch, lattice))
@@ -127,7 +127,7 @@ def _candidates(sizes: Tensor, cost: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def _images(
     source: Tensor, target: Tensor, batch: Tensor | None, lattice: Lattice
 ) -> tuple[Tensor, Tensor]:
-    """All images of each pair that may be within the radius: edges ``[2, E]``, shifts ``[E, 3]``."""
+    """Images of each pair that may be within the radius: edges ``[2, E]``, shifts ``[E, 3]``."""
     reach = lattice.reach[0] if batch is None else lattice.reach[batch[target]]
     apart = lattice.fractional[source] - lattice.fractional[target]  # [P, 3]
     low = (-reach - apart).ceil()

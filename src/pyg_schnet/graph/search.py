@@ -98,7 +98,8 @@ def radius_graph(
     tensor([[1, 0, 2, 1],
             [0, 1, 1, 2]])
     >>> atom, cell = torch.zeros(1, 3), 3.0 * torch.eye(3)
-    >>> edge_index, edge_shift = radius_graph(atom, r=3.5, cell=cell, pbc=torch.tensor([1, 0, 0]) > 0)
+    >>> wire = torch.tensor([True, False, False])
+    >>> edge_index, edge_shift = radius_graph(atom, r=3.5, cell=cell, pbc=wire)
     >>> edge_shift
     tensor([[-1., 0., 0.],
             [ 1., 0., 0.]])

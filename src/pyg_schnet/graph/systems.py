@@ -79,7 +79,10 @@ def _runs(
         return
     sizes = [num_atoms]
     if backend != "vesin" and (
-        num_atoms < smallest or backend == "torch" or not searchable or torch.compiler.is_compiling()
+        num_atoms < smallest
+        or backend == "torch"
+        or not searchable
+        or torch.compiler.is_compiling()
     ):
         yield _Run(slice(0, None), slice(0, num_atoms), False)
         return

@@ -38,7 +38,7 @@ class RadiusGraph(BaseTransform):
         self.backend = backend
 
     def forward(self, data: Data) -> Data:
-        """Adds the edges to ``data``, which needs ``pos`` and may have ``batch``, a cell, ``pbc``."""
+        """Adds edges to ``data``, which needs ``pos`` and may have ``batch``, ``cell``, ``pbc``."""
         if data.pos is None:
             raise ValueError("RadiusGraph needs positions, but 'data.pos' is None")
         if data.edge_attr is not None:

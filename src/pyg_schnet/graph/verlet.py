@@ -24,10 +24,10 @@ class _Build:
     Attributes:
         pos: Positions then, ``[N, D]``.
         batch: System of each atom ``[N]``, or ``None``.
-        system: Whose cell each atom is in, ``[N]``; zeros without a cell.
-        cells: Lattice vectors ``[B, 3, 3]``, zero along open directions; ``None`` without a cell.
-        periodic: Periodic directions ``[B, 3]``, or ``None``.
-        dual: Dual vectors in columns ``[B, 3, 3]``, float64, or ``None``.
+        system: Whose cell each atom is in, ``[N]``; zeros without cells.
+        cells: Lattice vectors ``[B, 3, 3]``, zero along open directions; ``None`` without cells.
+        periodic: Periodic directions ``[B, 3]``.
+        dual: Dual vectors in columns ``[B, 3, 3]``, float64.
         error: Bound on rounding errors of distances.
         edges: ``[2, E]``.
         shifts: ``[E, 3]``; zeros without a cell.
@@ -37,8 +37,8 @@ class _Build:
     batch: Tensor | None
     system: Tensor
     cells: Tensor | None
-    periodic: Tensor | None
-    dual: Tensor | None
+    periodic: Tensor
+    dual: Tensor
     error: float
     edges: Tensor
     shifts: Tensor
@@ -133,7 +133,7 @@ class NeighborList:
             ValueError: As :func:`radius_graph` does.
         """
         pos = pos.detach()
-        cells = periodic = None
+        cells, periodic = None, torch.zeros(1, 3, dtype=torch.bool, device=pos.device)
         if cell is None:
             check_open(pbc)
         elif pos.dim() == 2:
@@ -164,24 +164,17 @@ class NeighborList:
         if cell is None:
             edges = neighbors(pos, r, batch)
             shifts = pos.new_zeros(edges.size(1), 3)
-            error = float(without_cell(pos, r).radius) - r
-            return _Build(pos.clone(), kept, system, None, None, None, error, edges, shifts)
-        if kept is not None:
-            system = kept.long()
-        cells, periodic = unify_cells(pos, r, batch, cell.detach(), pbc)
-        lattice = build_lattice(pos, r, batch, cells, periodic)
-        edges, shifts = periodic_neighbors(pos, r, batch, cell.detach(), pbc)
-        return _Build(
-            pos.clone(),
-            kept,
-            system,
-            lattice.vectors,
-            periodic.clone(),
-            lattice.dual,
-            float(lattice.radius.max()) - r,
-            edges,
-            shifts,
-        )
+            lattice, cells = without_cell(pos, r), None
+            periodic = torch.zeros(1, 3, dtype=torch.bool, device=pos.device)
+        else:
+            system = system if kept is None else kept.long()
+            cells, periodic = unify_cells(pos, r, batch, cell.detach(), pbc)
+            lattice = build_lattice(pos, r, batch, cells, periodic)
+            edges, shifts = periodic_neighbors(pos, r, batch, cell.detach(), pbc)
+            cells, periodic = lattice.vectors, periodic.clone()
+        error = float(lattice.radius.max()) - r
+        dual = lattice.dual
+        return _Build(pos.clone(), kept, system, cells, periodic, dual, error, edges, shifts)
 
     def _followed(self, build: _Build, pos: Tensor, cells: Tensor | None) -> Tensor | None:
         """By how many lattice vectors each atom was moved, ``[N, 3]``; ``None`` to search again."""
@@ -189,7 +182,7 @@ class NeighborList:
         reach = self.cutoff + self.skin
         allowed: Tensor | float = 0.5 * (self.skin - 8.0 * build.error)
         start, dual = build.pos.double(), build.dual
-        if cells is not None and dual is not None and not torch.equal(cells, build.cells):
+        if cells is not None and build.cells is not None and not torch.equal(cells, build.cells):
             change = dual @ (cells - build.cells).double()  # [B, 3, 3]
             deformation = change + torch.eye(3, dtype=torch.float64, device=pos.device)
             smallest = torch.linalg.svdvals(deformation)[:, -1]  # [B]
@@ -197,11 +190,11 @@ class NeighborList:
                 return None
             dual = torch.linalg.solve(deformation, dual)
             start = _by_system(start, deformation, build)
-            allowed = 0.5 * (smallest * reach - self.cutoff - 8.0 * build.error)
-            allowed = allowed if build.batch is None else allowed.index_select(0, build.system)
+            each = 0.5 * (smallest * reach - self.cutoff - 8.0 * build.error)
+            allowed = each if build.batch is None else each.index_select(0, build.system)
         moved = pos.double() - start
         jumps = pos.new_zeros(0, 3)
-        if cells is not None and dual is not None:
+        if cells is not None:
             whole = _by_system(moved, dual, build).round()  # [N, 3]
             if whole.any():
                 if not bool((whole.abs() <= 1.0).all()):  # NaN included
@@ -225,18 +218,17 @@ def _same_system(
     pos: Tensor,
     batch: Tensor | None,
     cells: Tensor | None,
-    periodic: Tensor | None,
+    periodic: Tensor,
 ) -> bool:
     if pos.shape != build.pos.shape or pos.dtype != build.pos.dtype:
         return False
     if pos.device != build.pos.device or pos.size(0) == 0:
         return False
-    for now, then in ((batch, build.batch), (periodic, build.periodic)):
-        if (now is None) != (then is None):
-            return False
-        if now is not None and then is not None and not torch.equal(now, then):
-            return False
-    return (cells is None) == (build.cells is None)
+    if (batch is None) != (build.batch is None) or (cells is None) != (build.cells is None):
+        return False
+    if batch is not None and build.batch is not None and not torch.equal(batch, build.batch):
+        return False
+    return torch.equal(periodic, build.periodic)
 
 
 def _within(
@@ -246,8 +238,14 @@ def _within(
     if use_cpu_kernels(pos) and pos.size(1) == 3:
         from . import kernels
 
-        tensors = (pos.contiguous(), vectors, build.system, edges, shifts)
-        arrays = kernels.within(*(tensor.numpy() for tensor in tensors), float(r))
+        arrays = kernels.within(
+            pos.contiguous().numpy(),
+            vectors.numpy(),
+            build.system.numpy(),
+            edges.numpy(),
+            shifts.numpy(),
+            float(r),
+        )
         return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
     if cells is None:
         along = edge_vectors(pos, edges)

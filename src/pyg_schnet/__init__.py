@@ -10,6 +10,8 @@ from .nn import (
     SchNetConv,
     ShiftedSoftplus,
     forces_from_energy,
+    strained,
+    stress_from_energy,
 )
 
 __version__ = "0.1.0"
@@ -26,4 +28,6 @@ __all__ = [
     "edge_lengths",
     "forces_from_energy",
     "radius_graph",
+    "strained",
+    "stress_from_energy",
 ]

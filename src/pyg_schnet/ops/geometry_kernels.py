@@ -60,6 +60,30 @@ def edge_vectors(
 
 
 @njit(cache=True, nogil=True)
+def shifted_edge_vectors(
+    pos: np.ndarray,
+    edge_index: np.ndarray,
+    edge_shift: np.ndarray,
+    cell: np.ndarray,
+    system: np.ndarray,
+    vectors: np.ndarray,
+    lengths: np.ndarray,
+) -> None:
+    """The same to periodic images of the sources."""
+    for e in range(edge_index.shape[1]):
+        j, i = edge_index[0, e], edge_index[1, e]
+        lattice = cell[system[i]]
+        squared = 0.0
+        for k in range(3):
+            # Rounded alike for an edge and its reverse, which have the very same length then.
+            offset = edge_shift[e, 0] * lattice[0, k] + edge_shift[e, 1] * lattice[1, k]
+            component = (pos[j, k] - pos[i, k]) + (offset + edge_shift[e, 2] * lattice[2, k])
+            vectors[e, k] = component
+            squared += component * component
+        lengths[e] = math.sqrt(squared)
+
+
+@njit(cache=True, nogil=True)
 def forces(
     slopes: np.ndarray,
     vectors: np.ndarray,

@@ -9,7 +9,7 @@ from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from ..nn import SchNet
-from ..nn.checks import unpack
+from ..nn.unpack import unpack
 from .labels import Molecules, check_units, label_reader
 
 
@@ -80,7 +80,7 @@ def evaluate(
     try:
         for batch in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
             _warn_of_unknown_species(model, batch)
-            predicted.append(model(**unpack(model, batch)).squeeze(-1).cpu())
+            predicted.append(model(**unpack(model, batch)._asdict()).squeeze(-1).cpu())
             reference.append(read(batch))
     finally:
         model.train(training)

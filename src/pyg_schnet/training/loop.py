@@ -21,8 +21,8 @@ from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
 from ..nn import SchNet
-from ..nn.checks import unpack
 from ..nn.readout import AtomwiseReadout
+from ..nn.unpack import unpack
 from ..ops import keep_freed_memory
 from ..storage import write_atomically
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
@@ -228,7 +228,7 @@ def _loss(model: SchNet, batch: Data, read: LabelReader) -> tuple[Tensor, int]:
     """Mean squared error over the molecules with a label, and their number."""
     label = read(batch)
     known = ~label.isnan()
-    predicted = model(**unpack(model, batch)).squeeze(-1)
+    predicted = model(**unpack(model, batch)._asdict()).squeeze(-1)
     # Missing labels must not reach the difference: the gradient of 0 * NaN is NaN.
     error = torch.where(known, predicted - label.nan_to_num().to(predicted.device), 0.0)
     count = int(known.sum())

@@ -53,7 +53,7 @@ def radius_graph(
             [0, 1, 1, 2]])
     """
     pos = pos.detach()
-    _check(pos, r, batch)
+    check_positions(pos, r, batch)
     return neighbors(pos, r, batch, max_num_neighbors, backend)
 
 
@@ -98,6 +98,36 @@ def edge_lengths(pos: Tensor, edge_index: Tensor) -> Tensor:
     squared = (source - target).square().sum(dim=-1)  # [E]
     apart = squared > 0
     return torch.where(apart, squared, 1.0).sqrt() * apart
+
+
+def molecule_edges(pos: Tensor, r: float, ptr: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""What :class:`RadiusGraph` stores for each of several molecules, in one pass.
+
+    Args:
+        pos: Positions of all atoms on the CPU, ``[N, D]``, finite.
+        r: Radius in the unit of ``pos``.
+        ptr: Where each of B molecules begins, ``[B + 1]`` from 0 to N.
+
+    Returns:
+        Edges ``[2, E]`` between the N atoms, their lengths ``[E]``, and where the edges of each
+        molecule begin, ``[B + 1]``.
+    """
+    if pos.size(1) == 3 and use_cpu_kernels(pos) and _are_small(ptr):
+        from .ops import geometry_kernels
+
+        arrays = geometry_kernels.molecules_within(
+            pos.detach().contiguous().numpy(), ptr.numpy(), float(r)
+        )
+        edge_index, squared, starts = map(torch.from_numpy, arrays)
+        # Not a root of Numba's: PyTorch's may differ in the last bit.
+        return edge_index, squared.sqrt(), starts
+    batch = torch.arange(ptr.numel() - 1).repeat_interleave(ptr.diff())
+    edge_index = neighbors(pos.detach(), r, batch)
+    return (
+        edge_index,
+        edge_lengths(pos.detach(), edge_index),
+        torch.searchsorted(edge_index[1].contiguous(), ptr),
+    )
 
 
 class RadiusGraph(BaseTransform):
@@ -156,7 +186,8 @@ def num_molecules(data: Data) -> int:
     return int(data.batch.max()) + 1 if data.batch.numel() > 0 else 0
 
 
-def _check(pos: Tensor, r: float, batch: Tensor | None) -> None:
+def check_positions(pos: Tensor, r: float, batch: Tensor | None) -> None:
+    """Refuses what :func:`radius_graph` refuses."""
     if not pos.is_floating_point():
         raise TypeError(f"'pos' must hold floating-point numbers (got {pos.dtype})")
     if pos.dim() != 2:
@@ -181,6 +212,12 @@ def _check(pos: Tensor, r: float, batch: Tensor | None) -> None:
         )
     if batch.numel() > 0 and batch[0] < 0:
         raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
+
+
+def _are_small(ptr: Tensor) -> bool:
+    """Whether all pairs of atoms within molecules fit into a few MB."""
+    bound = int(ptr[-1]) ** 2
+    return bound <= _MAX_CANDIDATES or int(ptr.diff().square().sum()) <= _MAX_CANDIDATES
 
 
 def _pairs_on_cpu(pos: Tensor, r: float, batch: Tensor | None) -> Tensor:

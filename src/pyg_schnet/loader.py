@@ -33,8 +33,8 @@ class MoleculeLoader:
 
     With ``cutoff`` molecules get what :class:`~pyg_schnet.RadiusGraph` stores: ``edge_index``
     ``[2, E]``, ``edge_weight`` ``[E]`` and ``cutoff`` ``[B]``. They are found anew for each batch,
-    which takes about as long as copying stored ones, and none of the memory. Edges that the data
-    set stores within just this cutoff are kept.
+    which takes less time than to fetch stored ones from all over the memory, and no memory (on QM9
+    within 5 angstrom: 0.8 GB). Edges that the data set stores within just this cutoff are kept.
 
     Every ``iter(loader)`` begins an epoch, also where the one before was broken off. Samplers with
     a ``set_epoch`` are told its number. :meth:`state_dict` lets a loader resume within an epoch; it

@@ -100,7 +100,8 @@ def test_speedup_is_over_the_fastest_tuned_peer(load, tmp_path):
     results = {"environment": {"cores": 2}, "command": "me", "seed": 0, "systems": {"one": system}}
     speed._summarise(results)
     assert system["speedup"] == dict.fromkeys(speed.TASKS, 4.0)
-    report.save_report(results, tmp_path / "out" / "speed.json")
+    path = tmp_path / "out" / "speed.json"
+    report.save_report(results, path, report.as_markdown, report.draw)
     assert json.loads((tmp_path / "out" / "speed.json").read_text()) == results
     assert "**4.0x**" in (tmp_path / "out" / "speed.md").read_text()
     assert (tmp_path / "out" / "speed.png").read_bytes().startswith(b"\x89PNG")

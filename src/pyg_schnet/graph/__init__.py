@@ -9,7 +9,9 @@ source is displaced:
     \mathbf{r}_{ij} = \mathbf{r}_j - \mathbf{r}_i + \sum_k s_k \mathbf{a}_k
 """
 
+from .checks import check_atoms
 from .distance import edge_lengths, edge_vectors
+from .molecules import molecule_edges
 from .search import neighbors, periodic_neighbors, radius_graph
 from .transform import RadiusGraph, num_molecules
 from .verlet import NeighborList
@@ -17,8 +19,10 @@ from .verlet import NeighborList
 __all__ = [
     "NeighborList",
     "RadiusGraph",
+    "check_atoms",
     "edge_lengths",
     "edge_vectors",
+    "molecule_edges",
     "neighbors",
     "num_molecules",
     "periodic_neighbors",

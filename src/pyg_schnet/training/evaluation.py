@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
-from torch_geometric.loader import DataLoader
 
+from ..loader import MoleculeLoader
 from ..nn import SchNet
 from ..nn.unpack import unpack
 from .labels import Molecules, check_units, label_reader
@@ -78,7 +78,7 @@ def evaluate(
     model.eval()
     model.refuse_unknown_species = False
     try:
-        for batch in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
+        for batch in MoleculeLoader(dataset, batch_size):
             _warn_of_unknown_species(model, batch)
             predicted.append(model(**unpack(model, batch)._asdict()).squeeze(-1).cpu())
             reference.append(read(batch))

@@ -16,10 +16,11 @@ from types import FrameType
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import Sampler
 from torch_geometric.data import Batch, Data
-from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 
+from ..loader import MoleculeLoader
 from ..nn import SchNet
 from ..nn.readout import AtomwiseReadout
 from ..nn.unpack import unpack
@@ -95,6 +96,8 @@ def fit(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     averaged: SchNet = average.module  # type: ignore[assignment] # untyped in torch
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+    order = _NewOrder(len(train), config.seed)
+    loader = MoleculeLoader(train, config.batch_size, sampler=order)
     progress, best = _start(model, average, optimizer, config, data.fingerprint, directory, resume)
 
     def save() -> None:
@@ -109,7 +112,7 @@ def fit(
                 if progress.epoch - progress.best_epoch >= config.patience:
                     break
                 started, before = time.monotonic(), progress.seconds
-                for batch in _batches(train, config, progress):
+                for batch in _batches(loader, config, progress):
                     _step(model, batch, read, optimizer, config, progress)
                     average.update_parameters(model)
                     progress.seconds = before + time.monotonic() - started
@@ -200,21 +203,31 @@ def _start(
     return Progress(), None
 
 
-def _batches(train: Molecules, config: TrainConfig, progress: Progress) -> Iterator[Batch]:
-    """The batches of the present epoch that are left to do.
+class _NewOrder(Sampler[int]):
+    """A new order in each epoch, from seed and epoch alone: a resumed run sees the same batches."""
 
-    The order follows from seed and epoch alone, so that a resumed run sees the same batches.
-    """
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + progress.epoch)
-    order = torch.randperm(len(train), generator=generator)
-    batches = [chunk.tolist() for chunk in order.split(config.batch_size)]
-    # With a generator of its own it does not touch the random numbers of the model.
-    loader = DataLoader(train, batch_sampler=batches[progress.batch :], generator=generator)
+    def __init__(self, size: int, seed: int):
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def _batches(loader: MoleculeLoader, config: TrainConfig, progress: Progress) -> Iterator[Batch]:
+    """The batches of the present epoch that are left to do."""
+    loader.set_epoch(progress.epoch, progress.batch)
     bar = tqdm(
         loader,
         desc=f"epoch {progress.epoch + 1}/{config.epochs}",
         initial=progress.batch,
-        total=len(batches),
+        total=len(loader),
         leave=False,
         disable=not sys.stderr.isatty(),
     )

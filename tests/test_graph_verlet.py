@@ -7,7 +7,7 @@ import torch
 from molecules import random_molecule
 from torch import Tensor
 
-from pyg_schnet import ops, radius_graph
+from pyg_schnet import edge_lengths, ops, radius_graph
 from pyg_schnet.graph import NeighborList
 
 CUTOFF = 3.0
@@ -141,6 +141,17 @@ def test_another_system_is_searched_anew():
             assert rows(*found) == rows(*fresh)
         assert neighbor_list.builds == count
     assert neighbor_list(pos[:0]).shape == (2, 0)
+
+
+def test_a_list_made_under_inference_mode_serves_gradients():
+    pos = random_molecule(6).pos
+    neighbor_list = NeighborList(CUTOFF, exact=False)
+    with torch.inference_mode():
+        neighbor_list(pos)
+    edges = neighbor_list(pos)
+    edge_lengths(pos.requires_grad_(), edges).sum().backward()
+    assert neighbor_list.builds == 1
+    assert pos.grad.isfinite().all()
 
 
 def test_positions_changed_in_place_are_noticed():

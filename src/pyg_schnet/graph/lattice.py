@@ -64,7 +64,7 @@ def build_lattice(
         ValueError: If lattice vectors along periodic directions are linearly dependent, if an atom
             has more images than could be wanted, or if rounding makes distances meaningless.
     """
-    vectors = cells * periodic.unsqueeze(-1)
+    vectors = (cells * periodic.unsqueeze(-1)).contiguous()
     dual = dual_vectors(vectors, periodic)
     if batch is None:
         fractional = pos.double() @ dual[0]

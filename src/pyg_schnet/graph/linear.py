@@ -3,7 +3,6 @@ r"""Neighbours by a cell list, in time linear in the number of atoms: best for l
 import numpy as np
 import torch
 from torch import Tensor
-from vesin import NeighborList
 
 from ..ops import dispatch
 from .lattice import Lattice
@@ -16,6 +15,8 @@ def linear_pairs(pos: Tensor, r: float, lattice: Lattice) -> tuple[Tensor, Tenso
     The search itself, by vesin, runs on the CPU in double precision with a slightly larger radius.
     Which pairs count is decided afterwards, by distances in the arithmetic of the model.
     """
+    from vesin import NeighborList  # not above: it imports ASE where that is installed
+
     vectors = lattice.vectors[0].double().cpu().numpy()
     dual = lattice.dual[0].cpu().numpy()
     search = NeighborList(

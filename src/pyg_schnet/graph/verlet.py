@@ -138,12 +138,13 @@ class NeighborList:
             check_open(pbc)
         elif pos.dim() == 2:
             cells, periodic = unify_cells(pos, self.cutoff, batch, cell.detach(), pbc)
-            cells = cells * periodic.unsqueeze(2)
+            cells = (cells * periodic.unsqueeze(2)).contiguous()
         build, jumps = self._build, None
         if build is not None and _same_system(build, pos, batch, cells, periodic):
             jumps = self._followed(build, pos, cells)
         if build is None or jumps is None:
-            build = self._build = self._search(pos, batch, cell, pbc)
+            with torch.inference_mode(False):  # what is kept may serve a step with gradients
+                build = self._build = self._search(pos, batch, cell, pbc)
             self.builds += 1
             jumps = pos.new_zeros(0, 3)
             cells = build.cells

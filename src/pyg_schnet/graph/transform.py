@@ -27,7 +27,7 @@ class RadiusGraph(BaseTransform):
     >>> salt = Data(z=torch.tensor([11, 17]), pos=torch.tensor([[0.0, 0, 0], [2.8, 0, 0]]))
     >>> salt.cell = torch.tensor([[2.8, 2.8, 0.0], [2.8, 0, 2.8], [0, 2.8, 2.8]])
     >>> RadiusGraph(3.0)(salt)
-    Data(pos=[2, 3], z=[2], cell=[1, 3, 3], pbc=[1, 3], edge_shift=[12, 3], ...)
+    Data(pos=[2, 3], z=[2], cell=[1, 3, 3], pbc=[1, 3], edge_index=[2, 12], ...)
     """
 
     def __init__(self, r: float, max_num_neighbors: int | None = None, backend: str = "auto"):
@@ -47,6 +47,7 @@ class RadiusGraph(BaseTransform):
                 "bonds belong in 'bond_index' and 'bond_attr'"
             )
         cell, pbc, limit = data.get("cell"), data.get("pbc"), self.max_num_neighbors
+        shifts = None
         if cell is None:
             edges = radius_graph(
                 data.pos, self.r, data.batch, None, pbc, limit, backend=self.backend
@@ -59,9 +60,10 @@ class RadiusGraph(BaseTransform):
             data.cell = cell.view(-1, 3, 3)
             periodic = torch.as_tensor(True if pbc is None else pbc)
             data.pbc = periodic.expand(data.cell.size(0), 3).clone()
-            data.edge_shift = shifts
             lengths = edge_lengths(data.pos, edges, shifts, data.cell, data.batch)
         data.edge_index, data.edge_weight = edges, lengths
+        if shifts is not None:
+            data.edge_shift = shifts
         if limit is None or int(torch.bincount(edges[1], minlength=1).max()) < limit:
             num_graphs = 1 if data.batch is None else num_molecules(data)
             data.cutoff = torch.full((num_graphs,), float(self.r))

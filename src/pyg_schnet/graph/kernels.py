@@ -7,12 +7,11 @@ one pair are sorted by distance and then by shift. An atom's own images come bot
 import math
 
 import numpy as np
-from numba import njit
 
-from ..ops import compilation  # noqa: F401 - announces compilation
+from ..ops.compilation import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def squared_distance(
     pos: np.ndarray, vectors: np.ndarray, b: int, i: int, j: int, s0: int, s1: int, s2: int
 ) -> float:
@@ -26,7 +25,7 @@ def squared_distance(
     return squared
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def half_images(
     pos: np.ndarray,
     first: np.ndarray,
@@ -66,7 +65,7 @@ def half_images(
     return source[:n], target[:n], shifts[:n]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _near(
     fractional: np.ndarray, reach: np.ndarray, b: int, first: int, i: int, near: np.ndarray
 ) -> tuple[int, int]:
@@ -88,7 +87,7 @@ def _near(
     return found, found * images
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _images(
     pos: np.ndarray,
     vectors: np.ndarray,
@@ -126,7 +125,7 @@ def _images(
     return n
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def half_list(
     pos: np.ndarray,
     vectors: np.ndarray,
@@ -174,7 +173,7 @@ def half_list(
     return source[order], target[order], shifts[order]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _sorted_by(key: np.ndarray, order: np.ndarray, num_atoms: int) -> np.ndarray:
     place = np.zeros(num_atoms + 1, np.int64)
     for e in order:
@@ -188,7 +187,7 @@ def _sorted_by(key: np.ndarray, order: np.ndarray, num_atoms: int) -> np.ndarray
     return ordered
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _precedes(
     e: int,
     f: int,
@@ -208,7 +207,7 @@ def _precedes(
     return False
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def both_ways(
     source: np.ndarray, target: np.ndarray, shifts: np.ndarray, num_atoms: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -239,7 +238,7 @@ def both_ways(
     return edges, edge_shift
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def within(
     pos: np.ndarray,
     vectors: np.ndarray,

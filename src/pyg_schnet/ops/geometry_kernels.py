@@ -3,12 +3,11 @@
 import math
 
 import numpy as np
-from numba import njit
 
-from . import compilation  # noqa: F401 - announces compilation
+from .compilation import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pairs_within(pos: np.ndarray, first: np.ndarray, radius: float) -> np.ndarray:
     """Directed edges between atoms of a molecule, sorted by target and then by source.
 
@@ -44,7 +43,7 @@ def pairs_within(pos: np.ndarray, first: np.ndarray, radius: float) -> np.ndarra
     return edges
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def molecules_within(
     pos: np.ndarray, ptr: np.ndarray, radius: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,7 +81,7 @@ def molecules_within(
     return edges, squared[:e], start
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _measure(pos: np.ndarray, i: int, j: int, limit: float) -> tuple[float, bool]:
     """Squared distance, and whether it is below a limit: in float64, as in pairs_within."""
     dx, dy, dz = pos[j, 0] - pos[i, 0], pos[j, 1] - pos[i, 1], pos[j, 2] - pos[i, 2]
@@ -90,7 +89,7 @@ def _measure(pos: np.ndarray, i: int, j: int, limit: float) -> tuple[float, bool
     return dx + dy + dz, np.float64(dx) + dy + dz < limit
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def edge_vectors(
     pos: np.ndarray, edge_index: np.ndarray, vectors: np.ndarray, lengths: np.ndarray
 ) -> None:
@@ -105,7 +104,7 @@ def edge_vectors(
         lengths[e] = math.sqrt(squared)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def shifted_edge_vectors(
     pos: np.ndarray,
     edge_index: np.ndarray,
@@ -129,7 +128,7 @@ def shifted_edge_vectors(
         lengths[e] = math.sqrt(squared)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def forces(
     slopes: np.ndarray,
     vectors: np.ndarray,

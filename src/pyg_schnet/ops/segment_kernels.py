@@ -4,12 +4,11 @@ Molecule ``m`` owns the rows ``starts[m]`` to ``starts[m + 1]``; a batch is a ch
 """
 
 import numpy as np
-from numba import njit
 
-from . import compilation  # noqa: F401 - announces compilation
+from .compilation import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def locate(chosen: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the chosen molecules begin in the batch, and the row of each of its rows."""
     size = chosen.shape[0]
@@ -25,7 +24,7 @@ def locate(chosen: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return ptr, rows
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def owners(ptr: np.ndarray) -> np.ndarray:
     """The molecule of each row of a batch."""
     size = ptr.shape[0] - 1
@@ -36,7 +35,7 @@ def owners(ptr: np.ndarray) -> np.ndarray:
     return owner
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def shifted_columns(
     values: np.ndarray,
     chosen: np.ndarray,

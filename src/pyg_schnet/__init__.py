@@ -1,6 +1,7 @@
-"""SchNet for PyTorch Geometric: continuous-filter convolutions for molecules."""
+"""SchNet for PyTorch Geometric: continuous-filter convolutions for molecules and crystals."""
 
-from .graph import RadiusGraph, edge_lengths, radius_graph
+from .graph import NeighborList, RadiusGraph, edge_lengths, edge_vectors, radius_graph
+from .loader import MoleculeLoader
 from .nn import (
     CosineEnvelope,
     GaussianFilter,
@@ -20,12 +21,15 @@ __all__ = [
     "CosineEnvelope",
     "GaussianFilter",
     "GaussianSmearing",
+    "MoleculeLoader",
+    "NeighborList",
     "PolynomialEnvelope",
     "RadiusGraph",
     "SchNet",
     "SchNetConv",
     "ShiftedSoftplus",
     "edge_lengths",
+    "edge_vectors",
     "forces_from_energy",
     "radius_graph",
     "strained",

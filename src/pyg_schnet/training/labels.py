@@ -65,17 +65,23 @@ def label_reader(dataset: Molecules, label: str | int) -> LabelReader:
     return read
 
 
-def check_units(model: SchNet, dataset: Molecules, label: str | int) -> None:
+def check_units(model: SchNet, dataset: Molecules, label: str | int, per: str = "") -> None:
     """Compares the unit of a label with that of a model, where both are known.
+
+    Args:
+        model: The model.
+        dataset: Molecules with labels.
+        label: The label.
+        per: What the unit of the label adds to that of the model, such as ``"/Ang"``.
 
     Raises:
         ValueError: If they differ.
     """
     units = label_units(dataset, label)
-    if units is not None and model.units is not None and units != model.units:
+    if units is not None and model.units is not None and units != model.units + per:
         raise ValueError(
-            f"the labels '{label}' are in {units}, the model is in {model.units}: convert the "
-            "labels, or set 'model.units'"
+            f"the labels '{label}' are in {units}, the model is in {model.units + per}: convert "
+            "the labels, or set 'model.units'"
         )
 
 
@@ -147,7 +153,7 @@ class Labelled:
         return value
 
 
-def fit_offsets(model: SchNet, data: Labelled) -> None:
+def fit_offsets(model: SchNet, data: Labelled, force_scale: float | None = None) -> None:
     """Sets the offsets of a model from a training set.
 
     Sums over atoms get atom references by least squares and the standard deviation per atom of
@@ -156,6 +162,9 @@ def fit_offsets(model: SchNet, data: Labelled) -> None:
     Args:
         model: Model to set; a dipole moment has no offsets.
         data: Training set.
+        force_scale: Root mean square of the components of the forces, in place of the standard
+            deviation where forces are trained: energies along a trajectory differ by much less than
+            atoms pull at each other.
     """
     if not isinstance(model.readout, AtomwiseReadout):
         return
@@ -170,6 +179,7 @@ def fit_offsets(model: SchNet, data: Labelled) -> None:
     # A perfect fit leaves rounding errors, which are nothing to scale by.
     negligible = 1e-10 * size[~size.isnan()].max().item()
     std = statistics.std if statistics.std > negligible else 1.0
+    std = std if force_scale is None else force_scale
     model.readout.offsets.set(statistics.mean, std, references)
 
 

@@ -61,6 +61,7 @@ def main() -> None:
 
     # 4. The test set, seen here for the first time.
     result = evaluate(model, test, forces=True)
+    assert result.forces is not None
     baseline = mean_predictor(train, test)
     report(result, baseline, units)
 
@@ -68,11 +69,8 @@ def main() -> None:
     learning_curve(history, units).savefig(directory / "learning_curve.png")
     parity(result, "energy", baseline.predicted).savefig(directory / "parity_energy.png")
     parity(result.forces, "force component").savefig(directory / "parity_forces.png")
-    summary = {
-        name: {"energy_mae": e.mae, "force_mae": e.forces.mae, "force_rmse": e.forces.rmse}
-        for name, e in (("schnet", result), ("mean_predictor", baseline))
-    }
-    (directory / "test.json").write_text(json.dumps(summary | {"units": units}, indent=2))
+    summary = {"schnet": errors(result), "mean_predictor": errors(baseline), "units": units}
+    (directory / "test.json").write_text(json.dumps(summary, indent=2))
     print(f"Everything is in {directory}")
 
 
@@ -136,11 +134,17 @@ def mean_predictor(train: MD17, test: MD17) -> Evaluation:
     )
 
 
+def errors(result: Evaluation) -> dict[str, float]:
+    """Mean absolute errors."""
+    assert result.forces is not None
+    return {"energy_mae": result.mae, "force_mae": result.forces.mae}
+
+
 def report(result: Evaluation, baseline: Evaluation, units: str) -> None:
     """Prints the errors in a table."""
     print(f"\n{'test MAE':<16} {'energy, ' + units:>18} {'forces, ' + units + '/Ang':>22}")
     for name, one in (("mean predictor", baseline), ("SchNet", result)):
-        print(f"{name:<16} {one.mae:>18.3f} {one.forces.mae:>22.3f}")
+        print(f"{name:<16} {errors(one)['energy_mae']:>18.3f} {errors(one)['force_mae']:>22.3f}")
     print()
 
 

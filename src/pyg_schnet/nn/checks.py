@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data.species import NUM_SPECIES
+from ..ops.geometry import are_sound
 
 
 def check_atoms(
@@ -80,7 +81,7 @@ def check_edges(edge_index: Tensor, batch: Tensor) -> None:
         raise TypeError(f"'edge_index' must be int64 (got {edge_index.dtype})")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(f"'edge_index' must have shape [2, E] (got {list(edge_index.shape)})")
-    if edge_index.numel() == 0:
+    if edge_index.numel() == 0 or are_sound(edge_index, batch):
         return
     low, high = (int(bound) for bound in edge_index.aminmax())
     if low < 0 or high >= batch.numel():

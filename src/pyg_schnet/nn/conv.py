@@ -1,5 +1,6 @@
 r"""The continuous-filter convolution as a layer of PyTorch Geometric."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, to_edge_ind
 from ..ops import EdgePlan, Knots, cfconv, has_kernels
 from .dense import Dense
 from .filters import GaussianFilter
-from .tables import covering, frozen_table, knots_of, offers_table, table_of
+from .tables import frozen_table, knots_of, offers_table, table_of
 
 MODES = ("auto", "exact", "table")
 # What PyG calls around messages; there are no messages in the kernels.
@@ -221,7 +222,7 @@ class SchNetConv(MessagePassing):
         else:
             # The kernels know sources and targets only.
             size = (x.size(0), x.size(0)) if size is None else self._oriented(size)
-            plan = EdgePlan.build(self._oriented(edges), size, distances)
+            plan = EdgePlan.build(self._oriented(edges), size, distances, self.knots_for)
         plan = self._with_knots(plan, distances)
         table = self.table(plan.require_knots())
         if table.size(1) != self.num_filters:
@@ -247,7 +248,7 @@ class SchNetConv(MessagePassing):
                     "these are not: build a new one"
                 )
         if plan.knots is not None:
-            plan = plan.with_knots(self.knots_for(distances), distances)
+            plan = plan.with_knots(self.knots_for(_longest(distances)), distances)
         return plan
 
     def _with_knots(self, plan: EdgePlan, distances: Tensor) -> EdgePlan:
@@ -258,13 +259,14 @@ class SchNetConv(MessagePassing):
             same = plan.knots.start == knots.start and plan.knots.intervals <= knots.intervals
             if same and (plan.knots == knots or not plan.knots.vanishes):
                 return plan
-        return plan.with_knots(self.knots_for(distances), distances)
+        return plan.with_knots(self.knots_for(_longest(distances)), distances)
 
-    def knots_for(self, distances: Tensor) -> Knots:
-        """Knots of the table for a batch: the frozen ones, or as many as its distances need."""
+    def knots_for(self, longest: float) -> Knots:
+        """Knots of the table for distances up to the longest: the frozen ones, or those needed."""
         if self.is_frozen and not torch.is_grad_enabled():
             return self.frozen_knots
-        return covering(knots_of(self.filter), distances)
+        knots = knots_of(self.filter)
+        return knots if torch.compiler.is_compiling() else knots.covering(longest)
 
     def table(self, knots: Knots) -> Tensor:
         """Spline coefficients of the filter ``[K, F]``: the frozen ones, or those of now."""
@@ -384,3 +386,10 @@ class SchNetConv(MessagePassing):
                 "'size=(num_sources, num_targets)'"
             )
         return x[0].size(0), x[1].size(0)
+
+
+def _longest(distances: Tensor) -> float:
+    longest = float(distances.detach().max()) if distances.numel() > 0 else 0.0
+    if not longest < math.inf:
+        raise ValueError(f"distances must be finite (got {longest:g}): check the positions")
+    return longest

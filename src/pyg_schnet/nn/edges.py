@@ -20,7 +20,7 @@ def measured(model: "SchNet", system: CheckedSystem) -> tuple[Tensor, Tensor]:
     """Edges ``[2, E]`` and their lengths ``[E]``, differentiable in positions and cells.
 
     Raises:
-        ValueError: If atoms coincide, or lengths of the user's own graph carry no gradients.
+        ValueError: If lengths of the user's own graph carry no gradients.
     """
     z, pos, cell = system.z, system.pos, system.cell
     if system.edge_index is None and model.interaction_graph is not None:
@@ -45,7 +45,6 @@ def measured(model: "SchNet", system: CheckedSystem) -> tuple[Tensor, Tensor]:
         # Edges cannot be left out of a graph of fixed shapes; beyond the cutoff a filter is zero.
         real = (z[edge_index] > 0).all(dim=0)
         return edge_index, torch.where(real, edge_weight, 2.0 * model.cutoff)
-    checks.check_distances(edge_index, edge_weight)
     return edge_index, edge_weight
 
 
@@ -75,13 +74,20 @@ def _by_the_user(graph: Any, system: CheckedSystem) -> tuple[Tensor, Tensor]:
 
 
 def prepared(model: "SchNet", x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> EdgePlan:
-    """What all blocks need of the edges, once for all of them."""
-    plan = EdgePlan.build(edge_index, x.size(0), edge_weight)
-    plan.mutual = model.interaction_graph is None
+    """What all blocks need of the edges, once for all of them.
+
+    Raises:
+        ValueError: If atoms coincide.
+    """
     block = next(iter(model.interactions), None)
     conv = None if block is None else block.conv
-    if isinstance(conv, SchNetConv) and conv.tabulates(x, plan):
-        plan = plan.with_knots(conv.knots_for(edge_weight), edge_weight)
+    knots = None
+    if isinstance(conv, SchNetConv) and conv.tabulates(x, edge_index):
+        knots = conv.knots_for
+    plan = EdgePlan.build(edge_index, x.size(0), edge_weight, knots)
+    if plan.extent is not None and not plan.extent[0] > 0:
+        checks.check_distances(edge_index, edge_weight)
+    plan.mutual = model.interaction_graph is None
     return plan
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import embedding, linear
 
 from ..ops import kernels_for, threads
 from ..ops.geometry import edge_vectors, forces_from_distances, virial_from_distances
-from . import checks, edges, molecule
+from . import edges, molecule
 from .layers import read_layers, weights_of
 from .response import forces_from_energy, strained, stress_from_energy, volumes_of
 from .system import System, check_system
@@ -69,14 +69,14 @@ def predict(
     volumes = volumes_of(cell) if with_stress else None
     edge_index, edge_shift = edges.found(model, checked)
     vectors, lengths = edge_vectors(pos, edge_index, edge_shift, cell, batch)
-    checks.check_distances(edge_index, lengths)
     x = embedding(z, model.embedding.weight)  # [N, F]
     distances = lengths.to(x.dtype)
     plan = edges.prepared(model, x, edge_index, distances)
-    if plan.knots is None or plan.short is not None:
+    if plan.knots is None or plan.short is not None or plan.extent is None:
         return None
+    longest = plan.extent[1]
     if not all(
-        layer.conv.has_table() and layer.conv.knots_for(distances) == plan.knots for layer in layers
+        layer.conv.has_table() and layer.conv.knots_for(longest) == plan.knots for layer in layers
     ):
         return None  # filters with knots or short edges of their own
     tables = [layer.conv.table(plan.knots) for layer in layers]

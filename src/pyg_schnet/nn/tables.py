@@ -71,20 +71,6 @@ def knots_of(filter: Any, fineness: float = FINENESS) -> Knots:
     )
 
 
-def covering(knots: Knots, distances: Tensor) -> Knots:
-    """As many of the knots as the longest distance needs; all of them while compiling.
-
-    Raises:
-        ValueError: If a distance is infinite or not a number.
-    """
-    if torch.compiler.is_compiling():
-        return knots
-    longest = float(distances.detach().max()) if distances.numel() > 0 else knots.start
-    if not longest < math.inf:
-        raise ValueError(f"distances must be finite (got {longest:g}): check the positions")
-    return knots.covering(longest)
-
-
 def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device) -> Tensor:
     r"""Spline coefficients of a filter, differentiable in its weights.
 

@@ -10,6 +10,22 @@ from .dispatch import use_cpu_kernels
 from .plan import EdgePlan
 
 
+def are_sound(edge_index: Tensor, batch: Tensor) -> bool:
+    """Whether all edges are known to join atoms of one molecule of the batch each.
+
+    Args:
+        edge_index: Edges, ``[2, E]`` int64.
+        batch: Molecule of each atom, ``[N]``.
+    """
+    if not (edge_index.is_cpu and batch.is_cpu and batch.dtype == torch.long):
+        return False
+    from . import geometry_kernels
+
+    return not geometry_kernels.join_molecules(
+        edge_index.contiguous().numpy(), batch.contiguous().numpy()
+    )
+
+
 def edge_vectors(
     pos: Tensor,
     edge_index: Tensor,

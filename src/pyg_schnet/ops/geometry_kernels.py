@@ -90,6 +90,17 @@ def _measure(pos: np.ndarray, i: int, j: int, limit: float) -> tuple[float, bool
 
 
 @kernel
+def join_molecules(edge_index: np.ndarray, batch: np.ndarray) -> bool:
+    """Whether an edge leads out of the batch, or from one molecule to another."""
+    num_atoms = batch.shape[0]
+    for e in range(edge_index.shape[1]):
+        j, i = edge_index[0, e], edge_index[1, e]
+        if j < 0 or j >= num_atoms or i < 0 or i >= num_atoms or batch[j] != batch[i]:
+            return True
+    return False
+
+
+@kernel
 def edge_vectors(
     pos: np.ndarray, edge_index: np.ndarray, vectors: np.ndarray, lengths: np.ndarray
 ) -> None:

@@ -1,11 +1,13 @@
 r"""What the edges of a batch need before convolutions can run on them, prepared once."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .checks import check_distances, check_indices, check_range, extent_of
 from .dispatch import selected_backend, use_cpu_kernels
 from .table import Knots
 
@@ -35,6 +37,7 @@ class EdgePlan:
         blocks: Cuts of the atoms into runs for threads to share out, between molecules where
             these are small, ``[65]`` int32 (the last ones repeat), for symmetric graphs on the
             CPU. Otherwise ``None``.
+        extent: The shortest and the longest distance it was built from, if any was given.
         knots: Radial knots of the filters.
         short: The user's positions of edges shorter than the first knot, where the table has no
             filter (they contribute zero) and the caller evaluates it exactly; ``None`` if there
@@ -52,6 +55,7 @@ class EdgePlan:
     permutation: Tensor | None = None
     reverse: Tensor | None = None
     blocks: Tensor | None = None
+    extent: tuple[float, float] | None = None
     knots: Knots | None = None
     short: Tensor | None = None
     mutual: bool = False
@@ -67,7 +71,7 @@ class EdgePlan:
         edge_index: Tensor,
         num_nodes: int | tuple[int, int],
         distances: Tensor | None = None,
-        knots: Knots | None = None,
+        knots: Knots | Callable[[float], Knots] | None = None,
     ) -> "EdgePlan":
         r"""Prepares the edges of a batch.
 
@@ -81,7 +85,8 @@ class EdgePlan:
             distances: Length of each edge, ``[E]``. Only used to compare and to check: gradients
                 flow through what :func:`cfconv` is given. Without them the graph counts as
                 asymmetric.
-            knots: Radial knots, needed by :func:`cfconv`.
+            knots: Radial knots, needed by :func:`cfconv`, or a function that chooses them by the
+                longest distance.
 
         Returns:
             The plan, on the device of ``edge_index``.
@@ -101,14 +106,15 @@ class EdgePlan:
                     f"(got {list(distances.shape)})"
                 )
         if torch.compiler.is_compiling():
+            knots = knots(math.inf) if callable(knots) else knots
             plan = _trace(edge_index, num_src, num_dst, distances, knots)
         elif use_cpu_kernels(_like(edge_index, distances)):
             plan = _build_on_cpu(edge_index, num_src, num_dst, distances)
         else:
             plan = _build_anywhere(edge_index, num_src, num_dst, distances)
-        if knots is not None:
-            plan = plan.with_knots(knots, distances)
-        return plan
+        if callable(knots):
+            knots = knots(0.0 if plan.extent is None else plan.extent[1])
+        return plan if knots is None else plan._on(knots, distances, plan.extent)
 
     @property
     def num_edges(self) -> int:
@@ -131,13 +137,18 @@ class EdgePlan:
         Raises:
             ValueError: If a filter that does not vanish ends before the longest edge.
         """
+        if distances is None or torch.compiler.is_compiling():
+            return self._on(knots, None, None)
+        return self._on(knots, distances, extent_of(distances.detach()))
+
+    def _on(
+        self, knots: Knots, distances: Tensor | None, extent: tuple[float, float] | None
+    ) -> "EdgePlan":
         short = None
         everywhere = knots.vanishes and knots.start <= 0.0  # no distance is out of range
-        compiling = torch.compiler.is_compiling()
-        if distances is not None and distances.numel() > 0 and not (everywhere or compiling):
-            low, high = (float(bound) for bound in distances.detach().aminmax())
-            _check_range(low, high, knots)
-            if low < knots.start:
+        if extent is not None and distances is not None and self.num_edges > 0 and not everywhere:
+            check_range(*extent, knots)
+            if extent[0] < knots.start:
                 short = (distances < knots.start).nonzero()[:, 0]
         plan = object.__new__(EdgePlan)  # a tenth of the time of copy.copy
         plan.__dict__.update(self.__dict__, knots=knots, short=short)
@@ -246,41 +257,6 @@ def _like(edge_index: Tensor, distances: Tensor | None) -> Tensor:
     return distances if distances is not None else edge_index.new_empty(0, dtype=torch.float32)
 
 
-def _check_range(low: float, high: float, knots: Knots) -> None:
-    if not (low >= 0.0 and high < math.inf):
-        raise ValueError(
-            "distances must be finite and not negative (got values from "
-            f"{low:g} to {high:g}): check the positions"
-        )
-    if not knots.vanishes and (high - knots.start) / knots.spacing >= knots.limit:
-        raise ValueError(
-            f"distance {high:.6g} lies beyond the range of the filter, which ends at "
-            f"{knots.stop:.6g} and has no envelope: use a larger range or a cutoff"
-        )
-
-
-def _check_indices(edge_index: Tensor, num_src: int, num_dst: int) -> None:
-    if edge_index.numel() == 0:
-        return
-    for row, (name, count) in enumerate((("source", num_src), ("destination", num_dst))):
-        low, high = (int(bound) for bound in edge_index[row].aminmax())
-        if low < 0 or high >= count:
-            raise ValueError(
-                f"edge_index[{row}] must hold {name} atoms from 0 to {count - 1} "
-                f"(got {low if low < 0 else high})"
-            )
-
-
-def _check_distances(distances: Tensor) -> None:
-    wrong = ~((distances >= 0) & (distances < math.inf))
-    if wrong.any():
-        edge = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"distances must be finite and not negative (got {float(distances[edge]):g} for edge "
-            f"{edge}): check the positions"
-        )
-
-
 def _row_pointers(rows: Tensor, count: int) -> Tensor:
     """First position of each row in a sorted list of rows, and the end."""
     bounds = torch.arange(count + 1, dtype=rows.dtype, device=rows.device)
@@ -312,9 +288,9 @@ def _trace(
 def _build_anywhere(
     edge_index: Tensor, num_src: int, num_dst: int, distances: Tensor | None
 ) -> EdgePlan:
-    _check_indices(edge_index, num_src, num_dst)
+    check_indices(edge_index, num_src, num_dst)
     if distances is not None:
-        _check_distances(distances)
+        check_distances(distances)
     source, target = edge_index
     order = torch.arange(edge_index.size(1), device=edge_index.device)
     if distances is not None:
@@ -345,6 +321,7 @@ def _build_anywhere(
         rowptr=_row_pointers(target, num_dst),
         permutation=order if unsorted else None,
         reverse=reverse,
+        extent=None if distances is None else extent_of(distances),
     )
 
 
@@ -359,13 +336,13 @@ def _build_on_cpu(
     indices = edge_index.contiguous().numpy()
     lengths = distances if distances is not None else torch.zeros(num_edges, device="cpu")
     lengths_array = lengths.contiguous().numpy()
-    status, rowptr, source, target, permutation = plan_kernels.sort_edges(
+    status, rowptr, source, target, permutation, *extent = plan_kernels.sort_edges(
         indices, lengths_array, num_src, num_dst
     )
     if status == plan_kernels.OUT_OF_RANGE:
-        _check_indices(edge_index, num_src, num_dst)
+        check_indices(edge_index, num_src, num_dst)
     if status == plan_kernels.NO_DISTANCE:
-        _check_distances(lengths)
+        check_distances(lengths)
     plan = EdgePlan(
         torch.from_numpy(source),
         torch.from_numpy(target),
@@ -373,6 +350,7 @@ def _build_on_cpu(
         num_dst,
         rowptr=torch.from_numpy(rowptr),
         permutation=None if status == plan_kernels.SORTED else torch.from_numpy(permutation),
+        extent=None if distances is None else (extent[0], extent[1]),
     )
     if distances is not None and num_src == num_dst:
         if plan.permutation is not None:

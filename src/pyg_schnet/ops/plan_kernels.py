@@ -10,20 +10,24 @@ SORTED, UNSORTED, OUT_OF_RANGE, NO_DISTANCE = range(4)
 @kernel
 def sort_edges(
     edge_index: np.ndarray, lengths: np.ndarray, num_src: int, num_dst: int
-) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Row pointers, sources, destinations and the permutation that sorts the edges."""
+) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float, float]:
+    """Row pointers, sources, destinations, the permutation that sorts the edges, and the shortest
+    and longest of them.
+    """
     num_edges = edge_index.shape[1]
     rowptr = np.zeros(num_dst + 1, np.int32)
     source = np.empty(num_edges, np.int32)
     target = np.empty(num_edges, np.int32)
     permutation = np.empty(0, np.int64)
     in_order = True
+    shortest, longest = np.inf, 0.0
     for e in range(num_edges):
         j, i, d = edge_index[0, e], edge_index[1, e], lengths[e]
         if i < 0 or i >= num_dst or j < 0 or j >= num_src:
-            return OUT_OF_RANGE, rowptr, source, target, permutation
+            return OUT_OF_RANGE, rowptr, source, target, permutation, shortest, longest
         if not 0.0 <= d < np.inf:
-            return NO_DISTANCE, rowptr, source, target, permutation
+            return NO_DISTANCE, rowptr, source, target, permutation, shortest, longest
+        shortest, longest = min(shortest, d), max(longest, d)
         source[e] = j
         target[e] = i
         rowptr[i + 1] += 1
@@ -36,7 +40,7 @@ def sort_edges(
     for i in range(num_dst):
         rowptr[i + 1] += rowptr[i]
     if in_order:
-        return SORTED, rowptr, source, target, permutation
+        return SORTED, rowptr, source, target, permutation, shortest, longest
 
     # Two stable counting sorts, by source and then by destination.
     by_source = np.empty(num_edges, np.int64)
@@ -74,7 +78,7 @@ def sort_edges(
     for n in range(num_edges):
         source[n] = edge_index[0, permutation[n]]
         target[n] = edge_index[1, permutation[n]]
-    return UNSORTED, rowptr, source, target, permutation
+    return UNSORTED, rowptr, source, target, permutation, shortest, longest
 
 
 @kernel

@@ -13,7 +13,6 @@ from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.data.separate import separate
 
 from ..graph import check_atoms, molecule_edges
-from ..ops import segment_kernels
 
 # Fields by which PyG counts atoms, and fields that make it assign atoms to molecules.
 _COUNTING = frozenset({"x", "feat", "pos", "node_type", "n_id", "tf"})
@@ -58,6 +57,8 @@ class _Cut:
         if starts is None:  # one row for each molecule
             ptr, rows = np.arange(len(chosen) + 1), chosen
         else:
+            from ..ops import segment_kernels
+
             ptr, rows = segment_kernels.locate(chosen, starts)
         self.ptr, self.rows_on_cpu = torch.from_numpy(ptr), torch.from_numpy(rows)
         self.rows = _upload(self.rows_on_cpu, device)
@@ -206,6 +207,8 @@ class Slicer:
             return values.index_select(-1, cut.rows) + shift[owner]
         total = len(cut.rows)
         out = values.new_empty(*values.shape[:-1], total)
+        from ..ops import segment_kernels
+
         segment_kernels.shifted_columns(
             field.columns,
             chosen,
@@ -218,6 +221,8 @@ class Slicer:
 
     def _assign(self, ptr: Tensor) -> tuple[Tensor, Tensor]:
         """The molecule of each row, and where each molecule begins."""
+        from ..ops import segment_kernels
+
         owner = torch.from_numpy(segment_kernels.owners(ptr.numpy()))
         return _upload(owner, self._device), _upload(ptr.clone(), self._device)
 

@@ -102,14 +102,15 @@ def _work(entrant: str, file: Path, args: argparse.Namespace, pythons: dict[str,
     done = call_worker("scaling_worker.py", name, arguments, pythons)
     if done.returncode == -signal.SIGALRM:
         return {"failure": f"over {args.patience:g} s"}
-    measured = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}
-    # The system ends processes that take too much; some libraries end themselves.
-    if done.returncode == -signal.SIGKILL or "bad_alloc" in done.stderr:
+    if done.returncode == 0:
+        measured = json.loads(done.stdout.splitlines()[-1])
+    elif done.returncode == -signal.SIGKILL or "bad_alloc" in done.stderr:
+        # The system ends processes that take too much; some libraries end themselves.
         measured = {"failure": "out of memory"}
+    else:
+        raise SystemExit(f"{entrant} failed:\n{done.stderr}")
     if "failure" in measured:
         return measured | {"failure": f"{measured['failure']} (limit {args.memory:g} GiB)"}
-    if not measured:
-        raise SystemExit(f"{entrant} failed:\n{done.stderr}")
     times = measured.pop("times_ms")
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
     return measured | {"median_ms": median, "quartiles_ms": [low, high], "calls": len(times)}
@@ -150,10 +151,11 @@ def as_markdown(results: dict) -> str:
     lines = ["# Scaling", ""]
     lines += [f"Made by `{results['command']}`, seed {results['seed']}. {about}. {versions}.", ""]
     lines += [
-        "Energies and forces of periodic boxes of water, 0.1 atoms per cubic angstrom, by a network",
-        f"of {network['features']} features, {network['blocks']} blocks, {network['gaussians']} "
-        f"Gaussians and a cutoff of {network['cutoff']:g} A. Every size in a",
-        "process of its own, tuned; a contender that fails is not tried on larger systems.",
+        "Energies and forces of periodic boxes of water, 0.1 atoms per cubic angstrom, by a",
+        f"network of {network['features']} features, {network['blocks']} blocks, "
+        f"{network['gaussians']} Gaussians and a cutoff of {network['cutoff']:g} A.",
+        "Every size in a process of its own, tuned; a contender that fails is not tried on larger",
+        "systems.",
         "",
         "## Median time of a call [quartiles]",
         "",
@@ -187,7 +189,8 @@ def _table(results: dict, cell: Any, key: str) -> list[str]:
 
 
 def _time(values: dict) -> str:
-    median, low, high = values["median_ms"], *values["quartiles_ms"]
+    median = values["median_ms"]
+    low, high = values["quartiles_ms"]
     if median < 1000:
         return f"{median:.3g} ms [{low:.3g}, {high:.3g}]"
     return f"{1e-3 * median:.3g} s [{1e-3 * low:.3g}, {1e-3 * high:.3g}]"
@@ -205,7 +208,7 @@ def draw(results: dict) -> Any:
     figure = Figure(figsize=(12, 5), dpi=120, layout="constrained")
     panels = zip(figure.subplots(1, 2), ("median_ms", "memory_mb"), ("time, ms", "memory, MB"))
     for axes, key, label in panels:
-        tops, atoms = [], np.empty(0)
+        lows, atoms = [], np.empty(0)
         for k, (entrant, name) in enumerate(ENTRANTS.items()):
             places, values = _points(results, entrant, key)
             if not len(places):
@@ -215,15 +218,15 @@ def draw(results: dict) -> Any:
             color = "C3" if entrant.startswith("ours") else f"C{k + 2}"
             style = "o--" if entrant == "ours_edges" else "o-"
             axes.plot(places, values, style, color=color, label=name + grows, markersize=4)
-            tops.append(values[-1] / places[-1])
+            lows.append(values[-1] / places[-1])
             atoms = np.union1d(atoms, places)
             failures = [s["entrants"].get(entrant, {}).get("failure") for s in results["systems"]]
             for why in filter(None, failures):
                 text = why.split(" (")[0]
                 end = (places[-1], values[-1])
                 axes.annotate(text, end, (0, 6), textcoords="offset points", fontsize=7, ha="right")
-        if tops:
-            guide = 4 * max(tops) * atoms[[0, -1]]
+        if lows:
+            guide = 0.4 * min(lows) * atoms[[0, -1]]
             axes.plot(atoms[[0, -1]], guide, ":", color="grey", label="slope 1", zorder=0)
         axes.set(xscale="log", yscale="log", xlabel="atoms N", ylabel=label)
         axes.grid(alpha=0.3)

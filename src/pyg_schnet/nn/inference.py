@@ -73,6 +73,7 @@ def predict(
     x = embedding(z, model.embedding.weight)  # [N, F]
     distances = lengths.to(x.dtype)
     plan = edges.prepared(model, x, edge_index, distances)
+    del edge_index, edge_shift  # of a large system a good part of the memory
     if plan.knots is None or plan.short is not None:
         return None
     if not all(
@@ -89,9 +90,9 @@ def predict(
         tape = []
         for layer, table in zip(layers, tables):
             u = linear(x, *layer.before)
-            y = kernels.reduce(u, distances, table, plan)
-            value, slope = kernels.softplus_and_slope(linear(y, *layer.after))
-            x = x + linear(value, *layer.last)
+            y = linear(kernels.reduce(u, distances, table, plan), *layer.after)
+            value, slope = kernels.softplus_and_slope(y)
+            x = linear(value, *layer.last).add_(x)
             tape.append((layer, table, u, slope))
         value, slope = kernels.softplus_and_slope(linear(x, *first))
         h = linear(value, *second)
@@ -101,10 +102,10 @@ def predict(
 
         # 2. Backward: gradients of the sum of all outputs.
         by_h = readout.pool_gradient(z, batch, num_systems).to(x.dtype).unsqueeze(-1)  # [N, 1]
-        by_x = (by_h * second[0] * slope) @ first[0]  # [N, F]
+        by_x = (by_h * second[0]).mul_(slope) @ first[0]  # [N, F]
         by_distance: Tensor | None = None
         for layer, table, u, slope in reversed(tape):
-            by_y = ((by_x @ layer.last[0]) * slope) @ layer.after[0]
+            by_y = (by_x @ layer.last[0]).mul_(slope) @ layer.after[0]
             if layer is layers[0]:  # embeddings do not depend on positions
                 slopes = kernels.product(by_y, u, distances, table, plan, 1)
             else:

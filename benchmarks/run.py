@@ -4,6 +4,8 @@ python benchmarks/run.py list
 python benchmarks/run.py speed                 # the whole race, about 15 minutes on 2 cores
 python benchmarks/run.py speed --quick         # under a minute, without peers in other environments
 python benchmarks/run.py speed --python schnetpack=/path/to/its/python
+python benchmarks/run.py scaling               # 100 to 100,000 atoms, about 10 minutes
+python benchmarks/run.py scaling --quick       # to 3,000 atoms, under a minute
 python benchmarks/run.py loader                # loading of mini-batches, a minute
 python benchmarks/run.py loader --root data/QM9
 """
@@ -11,9 +13,10 @@ python benchmarks/run.py loader --root data/QM9
 import argparse
 
 import loader
+import scaling
 import speed
 
-SUITES = {"speed": speed, "loader": loader}
+SUITES = {"speed": speed, "scaling": scaling, "loader": loader}
 
 
 def main() -> None:

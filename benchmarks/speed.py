@@ -8,12 +8,12 @@ make Gaussians far from their centre five times as fast, and freed memory kept i
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from environment import environment
+from peers import add_python_option, call_worker, installed, read_pythons, without_paths
 from report import as_markdown, draw, save_report
 from systems import NETWORKS, SYSTEMS, write_system
 from tqdm import tqdm
@@ -37,27 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=2, help="turns of each contender (default: 2)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of molecules and labels")
-    parser.add_argument(
-        "--python",
-        action="append",
-        default=[],
-        metavar="PEER=PATH",
-        help="Python in whose environment a peer is installed, e.g. schnetpack=peers/bin/python",
-    )
+    add_python_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the race and writes the results."""
-    pythons = dict(pair.split("=", 1) for pair in args.python)
-    if unknown := set(pythons) - set(CONTENDERS):
-        raise SystemExit(f"--python: unknown peers {sorted(unknown)}; they are {list(CONTENDERS)}")
+    pythons = read_pythons(args)
     systems = list(SYSTEMS)
     if args.quick:
         systems, args.seconds, args.rounds = [systems[0], systems[3]], 0.3, 1
-    entrants = [(name, tuned) for name in CONTENDERS for tuned in (False, True)]
-    if args.quick:
-        entrants = [entrant for entrant in entrants if entrant[1]]
-    entrants = [entrant for entrant in entrants if _installed(entrant, pythons)]
+    versions = (True,) if args.quick else (False, True)
+    entrants = [(name, tuned) for name in installed(CONTENDERS, pythons) for tuned in versions]
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
     results["systems"] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -78,17 +68,7 @@ def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
     words = ["python benchmarks/run.py speed"] + (["--quick"] if args.quick else [])
     words += [f"--seconds {args.seconds:g} --rounds {args.rounds} --seed {args.seed}"]
-    return " ".join(words + [f"--python {pair.split('=')[0]}=..." for pair in args.python])
-
-
-def _installed(entrant: tuple[str, bool], pythons: dict[str, str]) -> bool:
-    name, tuned = entrant
-    package = CONTENDERS[name][2]
-    command = [pythons.get(name, sys.executable), "-c", f"import {package}"]
-    found = subprocess.run(command, capture_output=True).returncode == 0
-    if not found and tuned:
-        print(f"{name} is skipped: {package} is not installed (--python {name}=PATH)")
-    return found
+    return " ".join(words + without_paths(args))
 
 
 def _work(
@@ -96,9 +76,8 @@ def _work(
 ) -> dict:
     name, tuned = entrant
     network = json.dumps(NETWORKS[SYSTEMS[system][0]])
-    command = [pythons.get(name, sys.executable), str(HERE / "worker.py"), name, network]
-    command += [str(file), str(seconds)] + (["--tuned"] if tuned else [])
-    done = subprocess.run(command, capture_output=True, text=True)
+    arguments = [name, network, str(file), str(seconds)] + (["--tuned"] if tuned else [])
+    done = call_worker("worker.py", name, arguments, pythons)
     if done.returncode != 0:
         raise SystemExit(f"{name} failed on {system}:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

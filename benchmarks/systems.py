@@ -1,5 +1,7 @@
 r"""What is computed in the benchmarks: real geometries with all their edges within a cutoff."""
 
+import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,10 @@ SYSTEMS: dict[str, tuple[str, str]] = {
     "128/3/20/5 A, cluster of 2,000 atoms": ("128/3/20/5", "cluster"),
 }
 
+# A molecule of water, in angstrom, and the spacing of molecules at the density of the liquid.
+_WATER = ((0.0, 0.0, 0.0), (0.7569, 0.5859, 0.0), (-0.7569, 0.5859, 0.0))
+_WATER_SPACING = 3.104
+
 
 def write_system(name: str, path: Path, seed: int = 0) -> dict[str, int]:
     """Writes the arrays of a system for all contenders, and tells its size.
@@ -51,6 +57,46 @@ def write_system(name: str, path: Path, seed: int = 0) -> dict[str, int]:
         forces=torch.randn(pos.shape, generator=generator).numpy(),
     )
     return {"atoms": len(z), "molecules": num_molecules, "edges": edge_index.size(1)}
+
+
+def write_water(atoms: int, path: Path, cutoff: float, seed: int = 0) -> dict[str, int]:
+    """Writes a periodic box of water, and tells its size.
+
+    It has the density of the liquid, 0.1 atoms per cubic angstrom, and molecules turned at random
+    on a lattice that keeps all atoms of different ones at least 1.1 A apart.
+
+    Args:
+        atoms: About how many atoms; the box is a cuboid of whole molecules, as cubic as can be.
+        path: An npz file.
+        cutoff: Length of the longest edges.
+        seed: Seed of the turns.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    molecules = atoms / 3
+    edge = max(1, round(molecules ** (1 / 3)))
+    edges = range(max(1, edge - 1), edge + 2)
+    counts = min(
+        itertools.combinations_with_replacement(edges, 3),
+        key=lambda counts: abs(math.prod(counts) - molecules),
+    )
+    places = torch.cartesian_prod(*(torch.arange(count) for count in counts)) * _WATER_SPACING
+    turns, _ = torch.linalg.qr(torch.randn(len(places), 3, 3, generator=generator))
+    pos = (places.unsqueeze(1) + torch.tensor(_WATER) @ turns).flatten(0, 1)  # [N, 3]
+    cell = torch.diag(torch.tensor(counts) * _WATER_SPACING).unsqueeze(0)
+    edge_index, edge_shift = radius_graph(pos, cutoff, cell=cell)
+    np.savez(
+        path,
+        z=torch.tensor([8, 1, 1]).repeat(len(places)).numpy(),
+        pos=pos.numpy(),
+        batch=np.zeros(len(pos), np.int64),
+        edge_index=edge_index.numpy(),
+        energy=np.zeros(1, np.float32),
+        forces=np.zeros((len(pos), 3), np.float32),
+        cell=cell.numpy(),
+        edge_shift=edge_shift.numpy(),
+        offsets=(edge_shift * cell[0].diagonal()).numpy(),
+    )
+    return {"atoms": len(pos), "edges": edge_index.size(1)}
 
 
 def _atoms(kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -40,8 +40,7 @@ def main() -> None:
     if "--tuned" in sys.argv:
         tune()
     torch.manual_seed(0)
-    module, kind, package = CONTENDERS[name]
-    contender: Contender = getattr(importlib.import_module(f"contenders.{module}"), kind)()
+    contender = make(name)
     inputs = Inputs.read(system)
     if name.startswith("ours"):
         inputs.data = as_batch(inputs)
@@ -63,13 +62,23 @@ def main() -> None:
         # Freed memory may stay in the process, so the tasks go from the least to the most.
         results[task]["memory_mb"] = memory("VmHWM") - before
         results[task]["product_gflop"] = products(run)
-    about = {
+    print(json.dumps({"tasks": results, "about": about(name)}))
+
+
+def make(name: str) -> Contender:
+    """One of the contenders, to be built."""
+    module, kind, _ = CONTENDERS[name]
+    return getattr(importlib.import_module(f"contenders.{module}"), kind)()
+
+
+def about(name: str) -> dict[str, str | int]:
+    """With what a contender ran."""
+    return {
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "version": version(package),
+        "version": version(CONTENDERS[name][2]),
         "threads": torch.get_num_threads(),
     }
-    print(json.dumps({"tasks": results, "about": about}))
 
 
 def tune() -> None:
@@ -81,16 +90,18 @@ def tune() -> None:
         libc.mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
 
 
-def measure(run: Callable[[], None], seconds: float) -> dict:
+def measure(
+    run: Callable[[], None], seconds: float, warm_up: int = 3, at_least: int = 5
+) -> dict[str, Any]:
     """Times of single calls in milliseconds, after a warm-up."""
     started = time.perf_counter()
     run()
     first = time.perf_counter() - started
-    for _ in range(2):
+    for _ in range(warm_up - 1):
         run()
     times: list[float] = []
     started = time.perf_counter()
-    while len(times) < 5 or (time.perf_counter() - started < seconds and len(times) < 1000):
+    while len(times) < at_least or (time.perf_counter() - started < seconds and len(times) < 1000):
         begin = time.perf_counter()
         run()
         times.append(1e3 * (time.perf_counter() - begin))
@@ -98,7 +109,7 @@ def measure(run: Callable[[], None], seconds: float) -> dict:
 
 
 def memory(entry: str) -> float:
-    """Resident memory of this process in MB: now ("VmRSS") or at its peak ("VmHWM")."""
+    """Memory of this process in MB: resident now ("VmRSS") or at its peak ("VmHWM"), or mapped."""
     status = Path("/proc/self/status")
     if not status.exists():  # macOS knows the peak only, and that of the whole process
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2

@@ -20,6 +20,10 @@ class Inputs:
         energy: Labels ``[B]``.
         forces: Labels ``[N, 3]``.
         size: Number B of molecules.
+        cell: Lattice vectors in rows ``[B, 3, 3]``, if the system is periodic; the next two go
+            with it.
+        edge_shift: Lattice vectors by which each source is displaced, ``[E, 3]``.
+        offsets: The same in angstrom, ``[E, 3]``.
         data: The same as a PyG object, for those who want one.
     """
 
@@ -30,6 +34,9 @@ class Inputs:
     energy: Tensor
     forces: Tensor
     size: int
+    cell: Tensor | None = None
+    edge_shift: Tensor | None = None
+    offsets: Tensor | None = None
     data: Any = None
 
     @classmethod
@@ -38,6 +45,12 @@ class Inputs:
         with np.load(path) as arrays:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays}
         return cls(**tensors, size=len(tensors["energy"]))
+
+    def vectors(self, pos: Tensor) -> Tensor:
+        """From target to source of each edge, ``[E, 3]``."""
+        j, i = self.edge_index
+        vectors = pos[j] - pos[i]
+        return vectors if self.offsets is None else vectors + self.offsets
 
 
 class Contender:

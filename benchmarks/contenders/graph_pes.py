@@ -23,12 +23,15 @@ class GraphPES(Contender):
         """From given edges, whose first atom is the central one there."""
         from graph_pes import AtomicGraph
 
+        cell, shift = inputs.cell, inputs.edge_shift
         graph = AtomicGraph(
             Z=inputs.z,
             R=inputs.pos,
-            cell=torch.zeros(inputs.size, 3, 3),
+            cell=torch.zeros(inputs.size, 3, 3) if cell is None else cell,
             neighbour_list=inputs.edge_index.flip(0),
-            neighbour_cell_offsets=torch.zeros(inputs.edge_index.size(1), 3),
+            neighbour_cell_offsets=(
+                torch.zeros(inputs.edge_index.size(1), 3) if shift is None else shift
+            ),
             properties={},
             other={},
             cutoff=1e6,

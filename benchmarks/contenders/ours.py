@@ -1,6 +1,7 @@
 """pyg-schnet: ``ours`` with filters on knots, ``ours_exact`` with filters on edges."""
 
 import torch
+from torch_geometric.data import Data
 
 from contenders.common import Contender, Inputs
 from pyg_schnet import SchNet
@@ -47,3 +48,12 @@ class OursExact(Ours):
     """The same, with the filter network evaluated on every pair."""
 
     mode = "exact"
+
+
+def as_data(inputs: Inputs, with_edges: bool) -> Data:
+    """A periodic system as a user has it, before or after ``RadiusGraph``."""
+    data = Data(z=inputs.z, pos=inputs.pos, cell=inputs.cell, pbc=torch.ones(1, 3).bool())
+    if with_edges:
+        data.edge_index, data.edge_shift = inputs.edge_index, inputs.edge_shift
+        data.edge_weight = inputs.vectors(inputs.pos).norm(dim=1)
+    return data

@@ -22,10 +22,9 @@ class PyG(Contender):
         )
 
     def _graph(self, pos: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        j, i = self.edge_index
-        return self.edge_index, (pos[j] - pos[i]).norm(dim=-1)
+        return self.inputs.edge_index, self.inputs.vectors(pos).norm(dim=-1)
 
     def energy(self, inputs: Inputs) -> torch.Tensor:
         """From given edges."""
-        self.edge_index = inputs.edge_index
+        self.inputs = inputs
         return self.model(inputs.z, inputs.pos, inputs.batch).squeeze(1)

@@ -31,7 +31,7 @@ class SchNetPack(Contender):
         j, i = inputs.edge_index
         batch = {
             properties.Z: inputs.z,
-            properties.Rij: inputs.pos[j] - inputs.pos[i],
+            properties.Rij: inputs.vectors(inputs.pos),
             properties.idx_i: i,
             properties.idx_j: j,
             properties.idx_m: inputs.batch,

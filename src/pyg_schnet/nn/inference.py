@@ -60,9 +60,10 @@ def predict(
     layers = read_layers(model)
     if layers is None:
         return None
-    if system.edge_index is None and system.cell is None and system.batch_size == 1:
+    alone = system.edge_index is None and system.cell is None and system.batch_size == 1
+    if alone and not with_stress:
         small = molecule.predict(model, layers, system.z, system.pos, with_forces)
-        if small is not None and not with_stress:
+        if small is not None:
             return Prediction(*small)
     checked = check_system(model, system)
     z, pos, batch, num_systems, *_, cell, _ = checked
@@ -72,6 +73,7 @@ def predict(
     x = embedding(z, model.embedding.weight)  # [N, F]
     distances = lengths.to(x.dtype)
     plan = edges.prepared(model, x, edge_index, distances)
+    del edge_index, edge_shift  # of a large system a good part of the memory
     if plan.knots is None or plan.short is not None or plan.extent is None:
         return None
     longest = plan.extent[1]
@@ -89,9 +91,9 @@ def predict(
         tape = []
         for layer, table in zip(layers, tables):
             u = linear(x, *layer.before)
-            y = kernels.reduce(u, distances, table, plan)
-            value, slope = kernels.softplus_and_slope(linear(y, *layer.after))
-            x = x + linear(value, *layer.last)
+            y = linear(kernels.reduce(u, distances, table, plan), *layer.after)
+            value, slope = kernels.softplus_and_slope(y)
+            x = linear(value, *layer.last).add_(x)
             tape.append((layer, table, u, slope))
         value, slope = kernels.softplus_and_slope(linear(x, *first))
         h = linear(value, *second)
@@ -101,10 +103,10 @@ def predict(
 
         # 2. Backward: gradients of the sum of all outputs.
         by_h = readout.pool_gradient(z, batch, num_systems).to(x.dtype).unsqueeze(-1)  # [N, 1]
-        by_x = (by_h * second[0] * slope) @ first[0]  # [N, F]
+        by_x = (by_h * second[0]).mul_(slope) @ first[0]  # [N, F]
         by_distance: Tensor | None = None
         for layer, table, u, slope in reversed(tape):
-            by_y = ((by_x @ layer.last[0]) * slope) @ layer.after[0]
+            by_y = (by_x @ layer.last[0]).mul_(slope) @ layer.after[0]
             if layer is layers[0]:  # embeddings do not depend on positions
                 slopes = kernels.product(by_y, u, distances, table, plan, 1)
             else:

@@ -1,6 +1,7 @@
 """Results as JSON, Markdown and a figure."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ NAMES = {
 }
 
 
-def save_report(results: dict, path: Path | None) -> None:
+def save_report(
+    results: dict,
+    path: Path | None,
+    as_markdown: Callable[[dict], str],
+    draw: Callable[[dict], Any],
+) -> None:
     """Prints the tables; writes ``path``, and beside it ``.md`` and ``.png``, if one is given."""
     text = as_markdown(results)
     print(text)

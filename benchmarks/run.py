@@ -4,13 +4,16 @@ python benchmarks/run.py list
 python benchmarks/run.py speed                 # the whole race, about 15 minutes on 2 cores
 python benchmarks/run.py speed --quick         # under a minute, without peers in other environments
 python benchmarks/run.py speed --python schnetpack=/path/to/its/python
+python benchmarks/run.py loader                # loading of mini-batches, a minute
+python benchmarks/run.py loader --root data/QM9
 """
 
 import argparse
 
+import loader
 import speed
 
-SUITES = {"speed": speed}
+SUITES = {"speed": speed, "loader": loader}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from environment import environment
-from report import save_report
+from report import as_markdown, draw, save_report
 from systems import NETWORKS, SYSTEMS, write_system
 from tqdm import tqdm
 from worker import CONTENDERS
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
             _add(results["systems"][name]["entrants"], entrant, measured)
     _summarise(results)
     path = args.json or (None if args.quick else HERE / "results" / "speed.json")
-    save_report(results, path)
+    save_report(results, path, as_markdown, draw)
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -8,7 +8,7 @@ from molecules import random_molecule
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose
 
-import pyg_schnet.graph
+import pyg_schnet.graph.pairs
 from pyg_schnet import RadiusGraph, edge_lengths, ops, radius_graph
 
 
@@ -53,7 +53,7 @@ def test_never_truncates():
 def test_chunks_change_nothing(monkeypatch, batch):
     whole = radius_graph(batch.pos, 3.0, batch.batch)
     for limit in (1, 7, 20):
-        monkeypatch.setattr(pyg_schnet.graph, "_MAX_CANDIDATES", limit)
+        monkeypatch.setattr(pyg_schnet.graph.pairs, "_MAX_CANDIDATES", limit)
         with ops.backend("reference"):
             assert torch.equal(radius_graph(batch.pos, 3.0, batch.batch), whole)
 

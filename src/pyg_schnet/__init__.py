@@ -1,6 +1,7 @@
-"""SchNet for PyTorch Geometric: continuous-filter convolutions for molecules."""
+"""SchNet for PyTorch Geometric: continuous-filter convolutions for molecules and crystals."""
 
-from .graph import RadiusGraph, edge_lengths, radius_graph
+from .graph import NeighborList, RadiusGraph, edge_lengths, edge_vectors, radius_graph
+from .loader import MoleculeLoader
 from .nn import (
     CosineEnvelope,
     GaussianFilter,
@@ -10,6 +11,8 @@ from .nn import (
     SchNetConv,
     ShiftedSoftplus,
     forces_from_energy,
+    strained,
+    stress_from_energy,
 )
 
 __version__ = "0.1.0"
@@ -18,12 +21,17 @@ __all__ = [
     "CosineEnvelope",
     "GaussianFilter",
     "GaussianSmearing",
+    "MoleculeLoader",
+    "NeighborList",
     "PolynomialEnvelope",
     "RadiusGraph",
     "SchNet",
     "SchNetConv",
     "ShiftedSoftplus",
     "edge_lengths",
+    "edge_vectors",
     "forces_from_energy",
     "radius_graph",
+    "strained",
+    "stress_from_energy",
 ]

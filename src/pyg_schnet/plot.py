@@ -19,22 +19,28 @@ def learning_curve(
     """Errors over epochs on a logarithmic scale.
 
     Args:
-        history: Rows from :func:`pyg_schnet.training.fit`.
+        history: Rows from :func:`pyg_schnet.training.fit`, on energies, or on forces too.
         units: Unit of the errors.
         baselines: Mean absolute errors to draw as horizontal lines, by name.
     """
     figure = _figure()
     axes = figure.add_subplot()
     epochs = [row["epoch"] for row in history]
-    train_rmse = [row["train_loss"] ** 0.5 for row in history]
-    axes.plot(epochs, train_rmse, color="0.6", label="training RMSE")
-    axes.plot(
-        epochs, [row["val_rmse"] for row in history], color="C0", ls="--", label="validation RMSE"
-    )
-    axes.plot(epochs, [row["val_mae"] for row in history], color="C0", label="validation MAE")
+    columns = {"val_mae": ("C0", "-", "validation MAE")}
+    if "val_force_mae" in history[0]:
+        columns["val_mae"] = ("C0", "-", f"validation MAE, energy{_in(units)}")
+        per_length = _in(units and f"{units}/Ang")
+        columns["val_force_mae"] = ("C1", "-", f"validation MAE, forces{per_length}")
+    else:
+        train_rmse = [row["train_loss"] ** 0.5 for row in history]
+        axes.plot(epochs, train_rmse, color="0.6", label="training RMSE")
+        columns["val_rmse"] = ("C0", "--", "validation RMSE")
+    for column, (color, line, label) in columns.items():
+        axes.plot(epochs, [row[column] for row in history], line, color=color, label=label)
     for i, (name, value) in enumerate((baselines or {}).items()):
-        axes.axhline(value, color=f"C{i + 1}", ls=":", label=f"{name}, MAE")
-    axes.set(xlabel="epoch", ylabel=f"error{_in(units)}", yscale="log")
+        axes.axhline(value, color=f"C{i + 2}", ls=":", label=f"{name}, MAE")
+    error = "error" if "val_force_mae" in history[0] else f"error{_in(units)}"
+    axes.set(xlabel="epoch", ylabel=error, yscale="log")
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     return figure
@@ -64,7 +70,7 @@ def parity(
     left.locator_params(nbins=6)
     left.set(xlabel=f"{name}, reference{units}", ylabel=f"{name}, predicted{units}")
     right.hist((predicted - reference).numpy(), bins=50)
-    right.set(xlabel=f"error{units}", ylabel="molecules")
+    right.set(xlabel=f"error{units}", ylabel="number")
     right.set_title(f"MAE {evaluation.mae:.4g}, RMSE {evaluation.rmse:.4g}{units}", fontsize=10)
     return figure
 

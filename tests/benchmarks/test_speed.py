@@ -106,7 +106,8 @@ def test_speedup_is_over_the_fastest_tuned_peer(load, tmp_path):
     results = {"environment": environment, "command": "me", "seed": 0, "systems": {"one": system}}
     speed._summarise(results)
     assert system["speedup"] == {task: {"median": 4.0, "rounds": [4.0]} for task in speed.TASKS}
-    report.save_report(results, tmp_path / "out" / "speed.json")
+    path = tmp_path / "out" / "speed.json"
+    report.save_report(results, path, report.as_markdown, report.draw)
     assert json.loads((tmp_path / "out" / "speed.json").read_text()) == results
     assert "**4.0x** [4.0, 4.0]" in (tmp_path / "out" / "speed.md").read_text()
     assert "40 MFLOP, 20%" in (tmp_path / "out" / "speed.md").read_text()

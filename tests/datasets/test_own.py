@@ -190,8 +190,13 @@ def test_periodic_and_molecules_together() -> None:
         assert to_ase(data).pbc.tolist() == atoms.pbc.tolist()
         np.testing.assert_allclose(to_ase(data).cell, atoms.cell, rtol=1e-6)
     assert dataset.units["cell"] == "Ang"
-    with pytest.raises(ValueError, match="edges of periodic structures"):
-        MoleculeDataset.from_ase(made, cutoff=3.0)
+    with_edges = MoleculeDataset.from_ase(made, cutoff=4.0)
+    for data, bare in zip(with_edges, dataset, strict=True):
+        expected = RadiusGraph(4.0)(bare)
+        assert set(data.keys()) == set(expected.keys())
+        assert data.num_edges > 0
+        for key in expected.keys():  # noqa: SIM118 - Data iterates over pairs
+            assert torch.equal(data[key], expected[key])
 
 
 def test_cells_in_bohr() -> None:

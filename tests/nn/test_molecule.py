@@ -11,6 +11,7 @@ from pyg_schnet import SchNet
 from pyg_schnet.nn import molecule
 from pyg_schnet.nn.inference import predict_by_autograd
 from pyg_schnet.nn.layers import read_layers
+from pyg_schnet.nn.system import System
 
 KINDS = [kind for kind in MODELS if kind != "dipole"]
 
@@ -24,8 +25,7 @@ def by_kernel(model, data, with_forces=True):
 def by_autograd(model, data):
     exact = copy.deepcopy(model).double()
     exact.mode = "exact"
-    inputs = {"z": data.z, "batch": None, "edge_index": None, "batch_size": 1}
-    return predict_by_autograd(exact, pos=data.pos.double(), **inputs, with_forces=True)
+    return predict_by_autograd(exact, System(data.z, data.pos.double(), batch_size=1), True)
 
 
 def frozen(kind="cosine", **overrides) -> SchNet:

@@ -229,5 +229,5 @@ def test_missing_labels_do_not_count():
 def test_meaningless_evaluations():
     with pytest.raises(ValueError, match="no molecule has a label"):
         Evaluation.of(torch.zeros(2), torch.full((2,), math.nan))
-    with pytest.raises(ValueError, match="prediction for molecule 1 is nan"):
+    with pytest.raises(ValueError, match="prediction 1 is nan"):
         Evaluation.of(torch.tensor([0.0, math.nan]), torch.zeros(2))

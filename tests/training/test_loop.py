@@ -293,14 +293,14 @@ def test_every_epoch_has_its_own_order_and_loss(parts, monkeypatch):
     from pyg_schnet.training import loop
 
     seen = []
-    loss = loop._loss
+    loss = loop.loss
 
-    def spy(model, batch, read):
-        value, count = loss(model, batch, read)
+    def spy(model, batch, read, config):
+        value, count = loss(model, batch, read, config)
         seen.append((batch.idx.tolist(), value.item(), count))
         return value, count
 
-    monkeypatch.setattr(loop, "_loss", spy)
+    monkeypatch.setattr(loop, "loss", spy)
     history = fit(new_model(), *parts[:2], TrainConfig(label="U0", epochs=2, batch_size=25))
     first, second = seen[:3], seen[3:]
     orders = [[i for indices, _, _ in epoch for i in indices] for epoch in (first, second)]

@@ -15,13 +15,10 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.data.separate import separate
 
-from ..graph import RadiusGraph, edge_lengths, radius_graph
+from ..graph import RadiusGraph, check_atoms, molecule_edges
 
 # PyG keeps a lone molecule as itself, with no slices.
 Slices = dict[str, Tensor] | None
-
-# Edges measured at once: bounds the memory of the two [E, 3] gathers.
-_EDGES_AT_ONCE = 1 << 22
 
 
 def collate(
@@ -92,23 +89,21 @@ def add_edges(data: Data, slices: Slices, cutoff: float) -> tuple[Data, Slices]:
     if slices is None:
         return RadiusGraph(cutoff)(data), None
     starts = slices["pos"]  # [B + 1]
-    size = starts.numel() - 1
-    batch = torch.arange(size).repeat_interleave(starts.diff())
-    edge_index = radius_graph(data.pos, cutoff, batch)
-    parts = edge_index.split(_EDGES_AT_ONCE, dim=1)
-    edge_weight = torch.cat([edge_lengths(data.pos, part) for part in parts])
-    # Edges are sorted by target: those of a molecule end where the next one's atoms begin.
-    edge_starts = torch.searchsorted(edge_index[1].contiguous(), starts)
+    check_atoms(data.pos, cutoff, None)
+    cell, pbc = data.get("cell"), data.get("pbc")
+    edge_index, edge_weight, edge_starts, edge_shift = molecule_edges(
+        data.pos, cutoff, starts, cell, pbc
+    )
     edge_index -= starts[:-1].repeat_interleave(edge_starts.diff())
     data = copy.copy(data)
     data.edge_index, data.edge_weight = edge_index, edge_weight
+    size = starts.numel() - 1
     data.cutoff = data.pos.new_full((size,), cutoff)
-    return data, {
-        **slices,
-        "edge_index": edge_starts,
-        "edge_weight": edge_starts,
-        "cutoff": torch.arange(size + 1),
-    }
+    added = dict.fromkeys(("edge_index", "edge_weight"), edge_starts)
+    if edge_shift is not None:
+        data.edge_shift = edge_shift
+        added["edge_shift"] = edge_starts
+    return data, {**slices, **added, "cutoff": torch.arange(size + 1)}
 
 
 def gather(value: Tensor, starts: Tensor, molecules: Tensor) -> Tensor:

@@ -76,11 +76,6 @@ class MoleculeDataset(InMemoryMolecules):
             data, slices = collate(molecules.num_atoms, molecules.atoms, molecules.molecules)
         else:
             data, slices = _collate_checked(list(molecules))
-        if cutoff is not None and "pbc" in data and bool(torch.as_tensor(data.pbc).any()):
-            raise ValueError(
-                "edges of periodic structures cannot be stored: leave 'cutoff' out, so that the "
-                "model finds them"
-            )
         self._hold(data, slices, all_units(data, units or {}))
         if energy is None and mixed_energies(self.units):
             energy = self.units["energy"]

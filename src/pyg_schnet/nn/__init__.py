@@ -7,7 +7,7 @@ from .interaction import InteractionBlock
 from .offsets import Offsets
 from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
 from .readout import AtomwiseReadout, DipoleReadout
-from .response import forces_from_energy
+from .response import forces_from_energy, strained, stress_from_energy
 from .schnet import SchNet
 
 __all__ = [
@@ -24,4 +24,6 @@ __all__ = [
     "SchNetConv",
     "ShiftedSoftplus",
     "forces_from_energy",
+    "strained",
+    "stress_from_energy",
 ]

@@ -1,18 +1,11 @@
 r"""Checks of what goes into the network: bad input must never give a wrong number in silence."""
 
 import math
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
 
 from ..data.species import NUM_SPECIES
-from ..graph import num_molecules
-from ..ops.geometry import edge_vectors
-
-if TYPE_CHECKING:
-    from .schnet import SchNet
 
 
 def check_atoms(
@@ -144,82 +137,3 @@ def check_interaction_graph(edge_weight: Tensor, pos: Tensor) -> None:
             "'interaction_graph' returned distances without gradients, so forces would be zero; "
             "compute them from 'pos' by differentiable operations, as pyg_schnet.edge_lengths does"
         )
-
-
-def unpack(model: "SchNet", data: Data) -> dict[str, Any]:
-    """The arguments of ``model.forward`` from a molecule or batch, on the device of the model.
-
-    Stored edges are used where they come with distances and reach far enough.
-
-    Raises:
-        ValueError: If ``data`` has no ``z`` or ``pos``, is periodic, or holds edges that do not
-            reach to the cutoff of the model.
-    """
-    if not isinstance(data, Data):
-        raise TypeError(
-            f"expected a Data or Batch (got {type(data).__name__}): for lists use "
-            "Batch.from_data_list, for tensors call the model itself"
-        )
-    for name in ("z", "pos"):
-        if not isinstance(data.get(name), Tensor):
-            raise ValueError(
-                f"the data must have '{name}', a tensor (got {type(data.get(name)).__name__}; the "
-                f"fields are {sorted(data.keys())})"
-            )
-    if (pbc := data.get("pbc")) is not None and bool(torch.as_tensor(pbc).any()):
-        raise ValueError(
-            "the data are periodic ('pbc' is set), which this version does not support; "
-            "pass a cluster, or build periodic edges in an 'interaction_graph'"
-        )
-    edge_index = None
-    if data.get("edge_weight") is not None and model.interaction_graph is None:
-        edge_index = data.get("edge_index")
-    if edge_index is not None:
-        _check_stored_edges(model, data, edge_index)
-    inputs = {
-        "z": data.z,
-        "pos": data.pos,
-        "batch": data.get("batch"),
-        "edge_index": edge_index,
-    }
-    device = model.embedding.weight.device
-    result: dict[str, Any] = {
-        name: None if value is None else _plain(value.to(device)) for name, value in inputs.items()
-    }
-    result["batch_size"] = num_molecules(data)
-    return result
-
-
-def _plain(value: Tensor) -> Tensor:
-    # Autograd refuses to save tensors made under inference_mode.
-    return value.clone() if value.is_inference() else value
-
-
-def _check_stored_edges(model: "SchNet", data: Data, edge_index: Tensor) -> None:
-    check_edges(edge_index, torch.zeros_like(data.z) if data.batch is None else data.batch)
-    lengths = edge_vectors(data.pos.detach(), edge_index)[1]
-    if data.edge_weight.shape != lengths.shape or not torch.allclose(
-        data.edge_weight.detach().to(lengths), lengths, atol=1e-3
-    ):
-        raise ValueError(
-            "'edge_weight' in the data are not the distances along 'edge_index': have the atoms "
-            "moved since, or are these bonds? Remove both to have edges built, or apply "
-            "pyg_schnet.RadiusGraph again"
-        )
-    reach = data.get("cutoff")
-    if reach is None:  # edges of the user's own making
-        return
-    reach = float(torch.as_tensor(reach).min())
-    if model.envelope != "none" and reach < model.cutoff * (1 - 1e-6):
-        raise ValueError(
-            f"the edges in the data reach to {reach:g} A, the model to {model.cutoff:g} A; build "
-            f"the data with cutoff={model.cutoff:g}, or remove 'edge_weight' to have edges built"
-        )
-    if model.envelope == "none":
-        batch = data.get("batch")
-        sizes = torch.bincount(batch) if batch is not None else torch.tensor([data.z.numel()])
-        if edge_index.size(1) != int((sizes * (sizes - 1)).sum()):
-            raise ValueError(
-                f"the edges in the data reach to {reach:g} A and leave out pairs of atoms; a model "
-                "without envelope needs all pairs: use a larger cutoff for the data"
-            )

@@ -1,40 +1,38 @@
 r"""The edges of a network: found or given, measured, and prepared for the convolutions."""
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..graph import edge_lengths, neighbors
+from ..graph import edge_lengths, neighbors, periodic_neighbors
 from ..ops import EdgePlan
 from ..ops.geometry import edge_vectors
 from . import checks
 from .conv import SchNetConv
+from .system import CheckedSystem, reach
 
 if TYPE_CHECKING:
     from .schnet import SchNet
 
 
-def measured(
-    model: "SchNet", z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Edges ``[2, E]`` and their lengths ``[E]``, differentiable in the positions.
+def measured(model: "SchNet", system: CheckedSystem) -> tuple[Tensor, Tensor]:
+    """Edges ``[2, E]`` and their lengths ``[E]``, differentiable in positions and cells.
 
     Raises:
         ValueError: If atoms coincide, or lengths of the user's own graph carry no gradients.
     """
-    if edge_index is None and model.interaction_graph is not None:
-        edge_index, edge_weight = model.interaction_graph(pos, batch)
-        checks.check_interaction_graph(edge_weight, pos)
-        if (real := _between_atoms(z, edge_index)) is not None:
-            edge_index, edge_weight = edge_index[:, real], edge_weight[real]
+    z, pos, cell = system.z, system.pos, system.cell
+    if system.edge_index is None and model.interaction_graph is not None:
+        edge_index, edge_weight = _by_the_user(model.interaction_graph, system)
     else:
-        edge_index = found(model, z, pos, batch, edge_index)
-        if pos.requires_grad or torch.compiler.is_compiling():
-            edge_weight = edge_lengths(pos, edge_index)
+        edge_index, edge_shift = found(model, system)
+        along = (edge_index, edge_shift, None if edge_shift is None else cell, system.batch)
+        moving = pos.requires_grad or (cell is not None and cell.requires_grad)
+        if moving or torch.compiler.is_compiling():
+            edge_weight = edge_lengths(pos, *along)
         else:
-            edge_weight = edge_vectors(pos, edge_index)[1]
+            edge_weight = edge_vectors(pos, *along)[1]
     if torch.compiler.is_compiling():
         if model.envelope == "none":
             torch._assert_async(
@@ -51,16 +49,29 @@ def measured(
     return edge_index, edge_weight
 
 
-def found(
-    model: "SchNet", z: Tensor, pos: Tensor, batch: Tensor, edge_index: Tensor | None
-) -> Tensor:
-    """The given edges or the radius graph, without those of padding atoms."""
+def found(model: "SchNet", system: CheckedSystem) -> tuple[Tensor, Tensor | None]:
+    """The given edges or the radius graph, without those of padding atoms, and their shifts."""
+    edge_index, edge_shift = system.edge_index, system.edge_shift
     if edge_index is None:
-        radius = math.inf if model.envelope == "none" else model.cutoff
+        pos, cell, batch = system.pos.detach(), system.cell, system.batch
         limit = model.config["max_num_neighbors"]
-        edge_index = neighbors(pos.detach(), radius, batch, limit)
-    real = _between_atoms(z, edge_index)
-    return edge_index if real is None else edge_index[:, real]
+        if cell is None:
+            edge_index = neighbors(pos, reach(model), batch, limit)
+        else:
+            edge_index, edge_shift = periodic_neighbors(
+                pos, reach(model), batch, cell.detach(), system.pbc, limit
+            )
+    real = _between_atoms(system.z, edge_index)
+    if real is None:
+        return edge_index, edge_shift
+    return edge_index[:, real], None if edge_shift is None else edge_shift[real]
+
+
+def _by_the_user(graph: Any, system: CheckedSystem) -> tuple[Tensor, Tensor]:
+    edge_index, edge_weight = graph(system.pos, system.batch)
+    checks.check_interaction_graph(edge_weight, system.pos)
+    real = _between_atoms(system.z, edge_index)
+    return (edge_index, edge_weight) if real is None else (edge_index[:, real], edge_weight[real])
 
 
 def prepared(model: "SchNet", x: Tensor, edge_index: Tensor, edge_weight: Tensor) -> EdgePlan:

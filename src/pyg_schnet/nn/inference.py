@@ -4,60 +4,71 @@ Reverse mode by hand through the very operators of the network. It saves the boo
 autograd, which for a small molecule costs more than the arithmetic.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from ..ops import kernels_for, threads
-from ..ops.geometry import edge_vectors, forces_from_distances
+from ..ops.geometry import edge_vectors, forces_from_distances, virial_from_distances
 from . import checks, edges, molecule
 from .layers import read_layers, weights_of
-from .response import forces_from_energy
+from .response import forces_from_energy, strained, stress_from_energy, volumes_of
+from .system import System, check_system
 
 if TYPE_CHECKING:
     from .schnet import SchNet
 
 
+class Prediction(NamedTuple):
+    """What a network says of a system.
+
+    Attributes:
+        output: The target ``[B, 1]``.
+        contributions: Those of the atoms ``[N]``.
+        features: Features of the atoms ``[N, F]``.
+        forces: Forces ``[N, D]``, if asked for.
+        stress: Stress ``[B, 3, 3]``, if asked for.
+    """
+
+    output: Tensor
+    contributions: Tensor
+    features: Tensor
+    forces: Tensor | None = None
+    stress: Tensor | None = None
+
+
 @torch.no_grad()
 def predict(
-    model: "SchNet",
-    z: Tensor,
-    pos: Tensor,
-    batch: Tensor | None,
-    edge_index: Tensor | None,
-    batch_size: int | None,
-    with_forces: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+    model: "SchNet", system: System, with_forces: bool, with_stress: bool = False
+) -> Prediction | None:
     r"""Evaluates a network whose filters come from tables.
 
     Args:
         model: The network.
-        z: Atomic numbers ``[N]``.
-        pos: Positions ``[N, D]``.
-        batch: Molecule of each atom ``[N]``.
-        edge_index: Edges ``[2, E]``, or ``None`` to find them.
-        batch_size: Number B of molecules, or ``None`` to count them.
+        system: Atoms, not checked yet.
         with_forces: Whether to compute forces.
+        with_stress: Whether to compute stress.
 
     Returns:
-        The target ``[B, 1]``, atom-wise contributions ``[N]``, features ``[N, F]`` and forces
-        ``[N, D]`` or ``None``; or ``None`` in place of all if a part of the network has been
-        exchanged, has hooks, or does not use tables, so that autograd must do it.
+        The prediction, or ``None`` if a part of the network has been exchanged, has hooks, or does
+        not use tables, so that autograd must do it.
     """
-    if model.interaction_graph is not None or torch.is_autocast_enabled(pos.device.type):
+    if model.interaction_graph is not None or torch.is_autocast_enabled(system.pos.device.type):
         return None
     layers = read_layers(model)
     if layers is None:
         return None
-    if edge_index is None and batch_size == 1:
-        small = molecule.predict(model, layers, z, pos, with_forces)
-        if small is not None:
-            return small
-    z, batch, batch_size = model._checked(z, pos, batch, batch_size)
-    edge_index = edges.found(model, z, pos, batch, edge_index)
-    vectors, lengths = edge_vectors(pos, edge_index)
+    if system.edge_index is None and system.cell is None and system.batch_size == 1:
+        small = molecule.predict(model, layers, system.z, system.pos, with_forces)
+        if small is not None and not with_stress:
+            return Prediction(*small)
+    checked = check_system(model, system)
+    z, pos, batch, num_systems, *_, cell, _ = checked
+    volumes = volumes_of(cell) if with_stress else None
+    edge_index, edge_shift = edges.found(model, checked)
+    vectors, lengths = edge_vectors(pos, edge_index, edge_shift, cell, batch)
     checks.check_distances(edge_index, lengths)
     x = embedding(z, model.embedding.weight)  # [N, F]
     distances = lengths.to(x.dtype)
@@ -84,12 +95,12 @@ def predict(
             tape.append((layer, table, u, slope))
         value, slope = kernels.softplus_and_slope(linear(x, *first))
         h = linear(value, *second)
-        output, contributions = readout.pool(h, z, batch, batch_size)
-        if not with_forces:
-            return output, contributions, x, None
+        output, contributions = readout.pool(h, z, batch, num_systems)
+        if not (with_forces or with_stress):
+            return Prediction(output, contributions, x)
 
         # 2. Backward: gradients of the sum of all outputs.
-        by_h = readout.pool_gradient(z, batch, batch_size).to(x.dtype).unsqueeze(-1)  # [N, 1]
+        by_h = readout.pool_gradient(z, batch, num_systems).to(x.dtype).unsqueeze(-1)  # [N, 1]
         by_x = (by_h * second[0] * slope) @ first[0]  # [N, F]
         by_distance: Tensor | None = None
         for layer, table, u, slope in reversed(tape):
@@ -101,16 +112,33 @@ def predict(
                 by_x = torch.addmm(by_x, by_u, layer.before[0])
             by_distance = slopes if by_distance is None else by_distance.add_(slopes)
     assert by_distance is not None
-    forces = forces_from_distances(by_distance.to(pos.dtype), vectors, lengths, plan)
-    return output, contributions, x, forces
+    by_distance = by_distance.to(pos.dtype)
+    forces = stress = None
+    if with_forces:
+        forces = forces_from_distances(by_distance, vectors, lengths, plan)
+    if volumes is not None:
+        member = batch.index_select(0, plan.target)
+        virial = virial_from_distances(by_distance, vectors, lengths, member, num_systems)
+        stress = virial / volumes.to(pos.dtype)
+    return Prediction(output, contributions, x, forces, stress)
 
 
 def predict_by_autograd(
-    model: "SchNet", pos: Tensor, with_forces: bool, **inputs: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    model: "SchNet", system: System, with_forces: bool, with_stress: bool = False
+) -> Prediction:
     """What :func:`predict` returns, of any network, by automatic differentiation."""
-    with torch.set_grad_enabled(with_forces):
-        pos = pos.detach().clone().requires_grad_(with_forces)
-        output, contributions, x = model._evaluate(pos=pos, **inputs)
-        forces = forces_from_energy(output, pos) if with_forces else None
-    return output.detach(), contributions.detach(), x.detach(), forces
+    with torch.set_grad_enabled(with_forces or with_stress):
+        pos = system.pos.detach().clone().requires_grad_(with_forces)
+        system, strain = system._replace(pos=pos), None
+        if with_stress:
+            cell = check_system(model, system).cell
+            volumes_of(cell)
+            moved, cell, strain = strained(pos, cell, system.batch)  # type: ignore[arg-type]
+            system = system._replace(pos=moved, cell=cell)
+        output, contributions, x = model._evaluate(system)
+        forces = stress = None
+        if with_forces:
+            forces = forces_from_energy(output, pos, retain_graph=with_stress)
+        if strain is not None:
+            stress = stress_from_energy(output, strain, system.cell)  # type: ignore[arg-type]
+    return Prediction(output.detach(), contributions.detach(), x.detach(), forces, stress)

@@ -10,11 +10,13 @@ from torch_geometric.data import Data
 
 from ..data.species import NUM_SPECIES
 from ..storage import load_tensors, save_tensors
-from . import checks, edges, inference
+from . import edges, inference
 from .conv import SchNetConv
 from .filters import GaussianFilter
 from .interaction import InteractionBlock
 from .readout import AtomwiseReadout, DipoleReadout
+from .system import System, check_system
+from .unpack import unpack
 
 _KIND = "SchNet model"
 
@@ -293,6 +295,9 @@ class SchNet(nn.Module):
         pos: Tensor,
         batch: Tensor | None = None,
         edge_index: Tensor | None = None,
+        edge_shift: Tensor | None = None,
+        cell: Tensor | None = None,
+        pbc: Tensor | bool | None = None,
         *,
         batch_size: int | None = None,
     ) -> Tensor:
@@ -303,19 +308,31 @@ class SchNet(nn.Module):
             pos: Positions ``[N, D]`` in angstrom.
             batch: Molecule of each atom ``[N]``, sorted; one molecule if ``None``.
             edge_index: Edges ``[2, E]``, to skip the neighbour search.
+            edge_shift: Lattice vectors by which the source of each edge is displaced, ``[E, 3]``;
+                comes with the edges of periodic systems, see :func:`pyg_schnet.radius_graph`.
+            cell: Lattice vectors in rows, ``[B, 3, 3]`` or ``[3, 3]``, in angstrom.
+            pbc: Along which of them systems repeat: a bool, ``[3]`` or ``[B, 3]``; all if ``None``.
             batch_size: Number B of molecules, needed where the last ones have no atoms.
 
         Returns:
-            ``[B, 1]`` in float64, in ``self.units``.
+            ``[B, 1]`` in float64, in ``self.units``; of a periodic system, for one cell.
 
         Raises:
             ValueError: On positions that are not finite, coincident atoms, unknown atomic numbers,
-                unsorted batches, and distances beyond the range of filters without envelope.
+                unsorted batches, cells without volume, and distances beyond the range of filters
+                without envelope, to which periodic systems belong.
         """
-        return self._evaluate(z, pos, batch, edge_index, batch_size)[0]
+        system = System(z, pos, batch, edge_index, edge_shift, cell, pbc, batch_size)
+        return self._evaluate(system)[0]
 
     def predict(
-        self, data: Data, forces: bool = True, *, energies: bool = False, features: bool = False
+        self,
+        data: Data,
+        forces: bool = True,
+        *,
+        stress: bool = False,
+        energies: bool = False,
+        features: bool = False,
     ) -> dict[str, Tensor]:
         r"""Predicts the target, and forces if it is an energy.
 
@@ -325,8 +342,10 @@ class SchNet(nn.Module):
         the model has an ``interaction_graph``.
 
         Args:
-            data: A molecule or a batch, with ``z`` and ``pos``.
+            data: A molecule, a periodic system with ``cell`` and ``pbc``, or a batch, with ``z``
+                and ``pos``.
             forces: Whether to compute forces; other targets than the energy have none.
+            stress: Whether to compute the stress, for which all systems need a cell.
             energies: Whether to return the atom-wise contributions.
             features: Whether to return the learned atom features.
 
@@ -335,37 +354,36 @@ class SchNet(nn.Module):
 
             - ``"energy"`` (or the name of another target): ``[B]``, float64, in ``self.units``
             - ``"forces"``: ``[N, D]``, in ``self.units`` per angstrom, dtype of ``pos``
+            - ``"stress"``: ``[B, 3, 3]``, in ``self.units`` per cubic angstrom, dtype of ``pos``:
+              the derivative of the energy by strain over the volume, positive under tension
             - ``"energies"``: ``[N]``, float64, the contributions of the atoms, whose sum (or
               mean) is the target; partial charges for a dipole moment
             - ``"features"``: ``[N, F]``
         """
+        if stress and self.target != "energy":
+            raise ValueError(f"stress is a derivative of the energy, not of '{self.target}'")
         forces = forces and self.target == "energy"
         with torch.inference_mode(False):
-            inputs = checks.unpack(self, data)
-            output, contributions, x, negative_gradient = inference.predict(
-                self, **inputs, with_forces=forces
-            ) or inference.predict_by_autograd(self, **inputs, with_forces=forces)
-        result = {self.target: output.squeeze(-1)}
-        if negative_gradient is not None:
-            result["forces"] = negative_gradient
+            system = unpack(self, data)
+            result = inference.predict(
+                self, system, forces, stress
+            ) or inference.predict_by_autograd(self, system, forces, stress)
+        named: dict[str, Any] = {self.target: result.output.squeeze(-1)}
+        if forces:
+            named["forces"] = result.forces
+        if stress:
+            named["stress"] = result.stress
         if energies:
-            result["energies"] = contributions
+            named["energies"] = result.contributions
         if features:
-            result["features"] = x
-        return result
+            named["features"] = result.features
+        return named
 
-    def _evaluate(
-        self,
-        z: Tensor,
-        pos: Tensor,
-        batch: Tensor | None = None,
-        edge_index: Tensor | None = None,
-        batch_size: int | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        z, batch, batch_size = self._checked(z, pos, batch, batch_size)
-        if edge_index is not None and not torch.compiler.is_compiling():
-            checks.check_edges(edge_index, batch)
-        edge_index, edge_weight = edges.measured(self, z, pos, batch, edge_index)
+    def _evaluate(self, system: System) -> tuple[Tensor, Tensor, Tensor]:
+        """The target ``[B, 1]``, contributions of the atoms ``[N]`` and features ``[N, F]``."""
+        checked = check_system(self, system)
+        z, pos, batch, batch_size, *_ = checked
+        edge_index, edge_weight = edges.measured(self, checked)
         x = self.embedding(z)  # [N, F]
         edge_weight = edge_weight.to(x.dtype)
         plan = edges.prepared(self, x, edge_index, edge_weight)
@@ -373,21 +391,6 @@ class SchNet(nn.Module):
             x = x + interaction(x, plan, edge_weight)
         output, contributions = self.readout(x, z, pos, batch, batch_size)
         return output, contributions, x
-
-    def _checked(
-        self, z: Tensor, pos: Tensor, batch: Tensor | None, batch_size: int | None
-    ) -> tuple[Tensor, Tensor, int]:
-        """Checks the atoms; atomic numbers as int64, molecules and how many there are."""
-        if not torch.compiler.is_compiling():
-            checks.check_atoms(z, pos, batch, batch_size)
-            if self.refuse_unknown_species:
-                checks.check_species(z, self.species)
-        z = z.long()
-        if batch is None:
-            return z, torch.zeros_like(z), batch_size or 1
-        if batch_size is None:
-            batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
-        return z, batch, batch_size
 
     def __repr__(self) -> str:
         shown = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import cpu_kernels as kernels
 from . import threads
-from .compilation import source_digest
+from .compilation import kept, source_digest
 from .simd import Panel
 from .table import Knots, spline_basis
 
@@ -49,7 +49,8 @@ def panel_for(dtype: torch.dtype, width: int) -> Panel:
 def compile_kernel(function: Callable, panel: Panel) -> CFunc:
     """Machine code of a kernel for panels of one kind, from disk or compiled now."""
     with _compile_lock:
-        return cfunc(types.void(types.CPointer(panel)), cache=True)(function)
+        signature = types.void(types.CPointer(panel))
+        return kept(lambda cache: cfunc(signature, cache=cache)(function))
 
 
 @lru_cache(maxsize=256)

@@ -1,10 +1,9 @@
 """The tridiagonal system of :func:`spline_table` on the CPU."""
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
-from . import compilation  # noqa: F401 - announces compilation
+from .compilation import kernel
 from .dispatch import batched
 
 
@@ -50,7 +49,7 @@ def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _pivots(count: int, like: np.ndarray) -> np.ndarray:
     """Reciprocal pivots of the matrix with diagonal 2, 4, ..., 4, 2 beside ones."""
     pivots = np.empty(count, like.dtype)
@@ -61,7 +60,7 @@ def _pivots(count: int, like: np.ndarray) -> np.ndarray:
     return pivots
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _solve(values: np.ndarray, slopes: np.ndarray, step: float, table: np.ndarray) -> None:
     last, width = values.shape[0] - 1, values.shape[1]
     pivots = _pivots(last + 1, values)
@@ -86,7 +85,7 @@ def _solve(values: np.ndarray, slopes: np.ndarray, step: float, table: np.ndarra
         table[last + 2, f] = table[last, f] + h * slopes[1, f]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _solve_transposed(
     grad: np.ndarray, step: float, values: np.ndarray, slopes: np.ndarray
 ) -> None:
@@ -120,7 +119,7 @@ def _solve_transposed(
             values[i, f] *= six
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _solve_samples(
     samples: np.ndarray, envelope: np.ndarray, stencils: np.ndarray, step: float, table: np.ndarray
 ) -> None:
@@ -137,7 +136,7 @@ def _solve_samples(
     _solve(values, slopes, step, table)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _solve_samples_transposed(
     grad: np.ndarray, envelope: np.ndarray, stencils: np.ndarray, step: float, samples: np.ndarray
 ) -> None:

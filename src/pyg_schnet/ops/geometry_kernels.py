@@ -3,12 +3,11 @@
 import math
 
 import numpy as np
-from numba import njit
 
-from . import compilation  # noqa: F401 - announces compilation
+from .compilation import kernel
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def pairs_within(pos: np.ndarray, first: np.ndarray, radius: float) -> np.ndarray:
     """Directed edges between atoms of a molecule, sorted by target and then by source.
 
@@ -44,7 +43,53 @@ def pairs_within(pos: np.ndarray, first: np.ndarray, radius: float) -> np.ndarra
     return edges
 
 
-@njit(cache=True, nogil=True)
+@kernel
+def molecules_within(
+    pos: np.ndarray, ptr: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The edges of :func:`pairs_within`, of small molecules in three dimensions.
+
+    Molecule ``b`` has the atoms ``ptr[b]`` to ``ptr[b + 1]``. Every pair is measured from both of
+    its ends, in loops without branches: half the work with branches takes longer.
+
+    Returns:
+        Edges ``[2, E]``, their squared lengths ``[E]``, and where those of each molecule begin.
+    """
+    size = ptr.shape[0] - 1
+    candidates = 0
+    for b in range(size):
+        candidates += (ptr[b + 1] - ptr[b]) * (ptr[b + 1] - ptr[b] - 1)
+    source = np.empty(candidates + 1, np.int64)
+    target = np.empty(candidates + 1, np.int64)
+    squared = np.empty(candidates + 1, pos.dtype)
+    start = np.zeros(size + 1, np.int64)
+    e = 0
+    for b in range(size):
+        for i in range(ptr[b], ptr[b + 1]):
+            # What is no neighbour is overwritten by the next one.
+            for j in range(ptr[b], i):
+                source[e], target[e] = j, i
+                squared[e], within = _measure(pos, i, j, radius * radius)
+                e += within
+            for j in range(i + 1, ptr[b + 1]):
+                source[e], target[e] = j, i
+                squared[e], within = _measure(pos, i, j, radius * radius)
+                e += within
+        start[b + 1] = e
+    edges = np.empty((2, e), np.int64)
+    edges[0], edges[1] = source[:e], target[:e]
+    return edges, squared[:e], start
+
+
+@kernel
+def _measure(pos: np.ndarray, i: int, j: int, limit: float) -> tuple[float, bool]:
+    """Squared distance, and whether it is below a limit: in float64, as in pairs_within."""
+    dx, dy, dz = pos[j, 0] - pos[i, 0], pos[j, 1] - pos[i, 1], pos[j, 2] - pos[i, 2]
+    dx, dy, dz = dx * dx, dy * dy, dz * dz
+    return dx + dy + dz, np.float64(dx) + dy + dz < limit
+
+
+@kernel
 def edge_vectors(
     pos: np.ndarray, edge_index: np.ndarray, vectors: np.ndarray, lengths: np.ndarray
 ) -> None:
@@ -59,7 +104,31 @@ def edge_vectors(
         lengths[e] = math.sqrt(squared)
 
 
-@njit(cache=True, nogil=True)
+@kernel
+def shifted_edge_vectors(
+    pos: np.ndarray,
+    edge_index: np.ndarray,
+    edge_shift: np.ndarray,
+    cell: np.ndarray,
+    system: np.ndarray,
+    vectors: np.ndarray,
+    lengths: np.ndarray,
+) -> None:
+    """The same to periodic images of the sources."""
+    for e in range(edge_index.shape[1]):
+        j, i = edge_index[0, e], edge_index[1, e]
+        lattice = cell[system[i]]
+        squared = 0.0
+        for k in range(3):
+            # Rounded alike for an edge and its reverse, which have the very same length then.
+            offset = edge_shift[e, 0] * lattice[0, k] + edge_shift[e, 1] * lattice[1, k]
+            component = (pos[j, k] - pos[i, k]) + (offset + edge_shift[e, 2] * lattice[2, k])
+            vectors[e, k] = component
+            squared += component * component
+        lengths[e] = math.sqrt(squared)
+
+
+@kernel
 def forces(
     slopes: np.ndarray,
     vectors: np.ndarray,

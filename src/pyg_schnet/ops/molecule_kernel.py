@@ -12,16 +12,15 @@ operators, which know how to report it.
 import math
 
 import numpy as np
-from numba import njit
 
-from . import compilation  # noqa: F401 - announces compilation
+from .compilation import kernel
 from .cpu_softplus import value_and_slope
 
 # NaN and infinity keep their meaning.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def evaluate(
     z, pos, species, embedding, before, after, last, first, second, tables, offsets, grid, out
 ):
@@ -145,7 +144,7 @@ def evaluate(
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def _set_taps(u, inverse_spacing, taps):
     """The four cubic B-splines at u, and their derivatives by the distance."""
     v = 1.0 - u
@@ -159,7 +158,7 @@ def _set_taps(u, inverse_spacing, taps):
     taps[7] = u * u * 0.5 * inverse_spacing
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def _linear(x, layer, out):
     """``x @ weight.T + bias``."""
     weight, bias = layer
@@ -182,14 +181,14 @@ def _linear(x, layer, out):
             out[i, f] = a
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def _transposed_linear(x, weight, out):
     """``x @ weight``."""
     out[:] = np.float32(0.0)
     _add_product(x, weight, out)
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def _add_product(x, matrix, out):
     depth, width = matrix.shape
     for i in range(x.shape[0]):
@@ -209,14 +208,14 @@ def _add_product(x, matrix, out):
                 row[f] += x[i, k] * matrix[k, f]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def _add(x, y):
     for i in range(x.shape[0]):
         for f in range(x.shape[1]):
             x[i, f] += y[i, f]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def _activate(v, slopes):
     """Shifted softplus in place, and its derivative."""
     for i in range(v.shape[0]):
@@ -224,7 +223,7 @@ def _activate(v, slopes):
             v[i, f], slopes[i, f] = value_and_slope(v[i, f])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def _convolve(u, atoms, knots, taps, table, y):
     """Sums over neighbours of features times filters, both directions of each pair at once."""
     y[:] = np.float32(0.0)
@@ -237,7 +236,7 @@ def _convolve(u, atoms, knots, taps, table, y):
             y[j, f] += w * u[i, f]
 
 
-@njit(cache=True, nogil=True, error_model="numpy", fastmath=_MATH)
+@kernel(error_model="numpy", fastmath=_MATH)
 def _convolve_backward(g, u, atoms, knots, taps, table, by_u, pulls):
     """Gradients of :func:`_convolve` by features, and by distances, which add to ``pulls``."""
     by_u[:] = np.float32(0.0)

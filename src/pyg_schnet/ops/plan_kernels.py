@@ -1,14 +1,13 @@
 """Loops over edges that prepare an :class:`EdgePlan` on the CPU."""
 
 import numpy as np
-from numba import njit
 
-from . import compilation  # noqa: F401 - announces compilation
+from .compilation import kernel
 
 SORTED, UNSORTED, OUT_OF_RANGE, NO_DISTANCE = range(4)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sort_edges(
     edge_index: np.ndarray, lengths: np.ndarray, num_src: int, num_dst: int
 ) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -78,7 +77,7 @@ def sort_edges(
     return UNSORTED, rowptr, source, target, permutation
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def match_reverse(
     rowptr: np.ndarray, source: np.ndarray, lengths: np.ndarray, num_blocks: int
 ) -> tuple[bool, np.ndarray, np.ndarray]:
@@ -111,7 +110,7 @@ def match_reverse(
     return True, reverse, blocks
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sort_by_knot(
     scaled: np.ndarray, source: np.ndarray, target: np.ndarray, intervals: int, pairs_once: bool
 ) -> np.ndarray:

@@ -27,8 +27,8 @@ class Progress:
         loss_sum: Sum of the losses of the present epoch, weighted by molecules.
         molecules: Molecules seen in the present epoch.
         seconds: Time spent so far.
-        best_epoch: Epoch of the lowest validation error.
-        best_mae: That error.
+        best_epoch: Epoch of the lowest validation score.
+        best_score: That score.
         history: One row per completed epoch.
     """
 
@@ -39,16 +39,16 @@ class Progress:
     molecules: int = 0
     seconds: float = 0.0
     best_epoch: int = 0
-    best_mae: float = float("inf")
+    best_score: float = float("inf")
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def finish_epoch(self, lr: float, val_mae: float, val_rmse: float) -> None:
+    def finish_epoch(self, lr: float, errors: dict[str, float], score: float) -> None:
         """Enters the present epoch in the history and begins the next.
 
         Args:
             lr: Learning rate at its end.
-            val_mae: Validation error, mean absolute.
-            val_rmse: Validation error, root mean square.
+            errors: Validation errors by the names of their columns.
+            score: What the best epoch has the least of.
         """
         self.epoch += 1
         self.history.append(
@@ -57,13 +57,12 @@ class Progress:
                 "step": self.step,
                 "lr": lr,
                 "train_loss": self.loss_sum / max(self.molecules, 1),
-                "val_mae": val_mae,
-                "val_rmse": val_rmse,
+                **errors,
                 "seconds": self.seconds,
             }
         )
-        if val_mae < self.best_mae:
-            self.best_epoch, self.best_mae = self.epoch, val_mae
+        if score < self.best_score:
+            self.best_epoch, self.best_score = self.epoch, score
         self.batch, self.loss_sum, self.molecules = 0, 0.0, 0
 
 

@@ -11,6 +11,12 @@ class TrainConfig:
     Attributes:
         label: What to learn: the name of a field of the data (``"energy"``), of a column of
             ``y`` (``"U0"``, for data sets with ``target_names``), or the number of a column.
+        energy_weight: Weight of the label in the loss, 0 to learn from forces only.
+        force_weight: Weight of the forces in the loss (see :mod:`pyg_schnet.training.loss`), 0 to
+            leave them out. The paper has 0.01 and 1 where it trains on both, see :meth:`paper`.
+        loss: What errors count as: ``"mse"``, ``"l1"`` or ``"huber"``.
+        huber_delta: Error up to which Huber's loss is quadratic.
+        per_atom: Whether the error of the label is divided by the number of atoms.
         epochs: Passes over the training set, at most.
         batch_size: Molecules per step.
         lr: Learning rate of Adam at the first step.
@@ -28,6 +34,11 @@ class TrainConfig:
     """
 
     label: str | int = "energy"
+    energy_weight: float = 1.0
+    force_weight: float = 0.0
+    loss: str = "mse"
+    huber_delta: float = 1.0
+    per_atom: bool = False
     epochs: int = 100
     batch_size: int = 32
     lr: float = 1e-3
@@ -48,11 +59,25 @@ class TrainConfig:
                 raise TypeError(f"'{name}' must be a whole number (got {value!r})")
             if name != "seed" and value < 1:
                 raise ValueError(f"'{name}' must be at least 1 (got {value})")
-        for name in ("lr", "lr_decay", "lr_min", "ema_decay"):
+        weights = ("energy_weight", "force_weight")
+        for name in ("lr", "lr_decay", "lr_min", "ema_decay", "huber_delta", *weights):
             if not isinstance(getattr(self, name), int | float):
                 raise TypeError(f"'{name}' must be a number (got {getattr(self, name)!r})")
         if not isinstance(self.label, str | int):
             raise TypeError(f"'label' must be a name or a column (got {self.label!r})")
+        if min(self.energy_weight, self.force_weight) < 0 or not any(
+            getattr(self, name) > 0 for name in weights
+        ):
+            raise ValueError(
+                "'energy_weight' and 'force_weight' must not be negative, nor both zero "
+                f"(got {self.energy_weight} and {self.force_weight})"
+            )
+        if self.loss not in ("mse", "l1", "huber"):
+            raise ValueError(f"'loss' must be 'mse', 'l1' or 'huber' (got '{self.loss}')")
+        if not self.huber_delta > 0:
+            raise ValueError(f"'huber_delta' must be positive (got {self.huber_delta})")
+        if not isinstance(self.per_atom, bool):
+            raise TypeError(f"'per_atom' must be true or false (got {self.per_atom!r})")
         if not self.lr > 0:
             raise ValueError(f"'lr' must be positive (got {self.lr})")
         if self.lr_min < 0:
@@ -63,6 +88,17 @@ class TrainConfig:
             raise ValueError(f"'ema_decay' must be in [0, 1) (got {self.ema_decay})")
         if self.offsets not in ("fit", "keep"):
             raise ValueError(f"'offsets' must be 'fit' or 'keep' (got '{self.offsets}')")
+
+    @classmethod
+    def paper(cls, *, forces: bool = False, **overrides: Any) -> "TrainConfig":
+        r"""The protocol of the paper: Adam from 1e-3, batches of 32, a moving average of 0.99.
+
+        Args:
+            forces: Train on energies and forces with :math:`\rho = 0.01`, in place of energies.
+            **overrides: Settings to change.
+        """
+        weights = {"energy_weight": 0.01, "force_weight": 1.0} if forces else {}
+        return cls(**({**weights, **overrides}))
 
     def learning_rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch
-from torch_geometric.loader import DataLoader
 
+from ..loader import MoleculeLoader
 from ..nn import SchNet
-from ..nn.checks import unpack
 from .labels import Molecules, check_units, label_reader
+from .loss import force_labels
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Evaluation:
         predicted: Predictions ``[M]``, float64.
         reference: Labels ``[M]``, float64; NaN where missing.
         units: Unit of all of these, if the model knows it.
+        forces: The same of the components of all forces, where they were asked for.
     """
 
     mae: float
@@ -30,9 +31,16 @@ class Evaluation:
     predicted: Tensor
     reference: Tensor
     units: str | None = None
+    forces: "Evaluation | None" = None
 
     @classmethod
-    def of(cls, predicted: Tensor, reference: Tensor, units: str | None = None) -> "Evaluation":
+    def of(
+        cls,
+        predicted: Tensor,
+        reference: Tensor,
+        units: str | None = None,
+        forces: "Evaluation | None" = None,
+    ) -> "Evaluation":
         """Computes the errors of predictions.
 
         Raises:
@@ -40,7 +48,7 @@ class Evaluation:
         """
         if not predicted.isfinite().all():
             first = int((~predicted.isfinite()).nonzero()[0])
-            raise ValueError(f"the prediction for molecule {first} is {predicted[first].item()}")
+            raise ValueError(f"prediction {first} is {predicted[first].item()}")
         error = (predicted - reference)[~reference.isnan()]
         if error.numel() == 0:
             raise ValueError("no molecule has a label: there is no error to compute")
@@ -50,12 +58,18 @@ class Evaluation:
             predicted,
             reference,
             units,
+            forces,
         )
 
 
 @torch.no_grad()
 def evaluate(
-    model: SchNet, dataset: Molecules, label: str | int = "energy", batch_size: int = 128
+    model: SchNet,
+    dataset: Molecules,
+    label: str | int = "energy",
+    batch_size: int = 128,
+    *,
+    forces: bool = False,
 ) -> Evaluation:
     """Evaluates a model on every molecule of a data set.
 
@@ -67,25 +81,34 @@ def evaluate(
         dataset: Molecules with labels.
         label: What to compare with, see :class:`TrainConfig`.
         batch_size: Molecules per step.
+        forces: Whether to compare the forces with ``force`` ``[N, 3]`` too.
 
     Raises:
         ValueError: If the data set is empty, without labels, or in other units than the model.
     """
     read = label_reader(dataset, label)
     check_units(model, dataset, label)
-    predicted, reference = [], []
+    predicted, reference, responses, acting = [], [], [], []
     training, refuse = model.training, model.refuse_unknown_species
     model.eval()
     model.refuse_unknown_species = False
     try:
-        for batch in DataLoader(dataset, batch_size=batch_size, generator=torch.Generator()):
+        for batch in MoleculeLoader(dataset, batch_size):
             _warn_of_unknown_species(model, batch)
-            predicted.append(model(**unpack(model, batch)).squeeze(-1).cpu())
+            result = model.predict(batch, forces)
+            predicted.append(result[model.target].cpu())
             reference.append(read(batch))
+            if forces:
+                responses.append(result["forces"].flatten().double().cpu())
+                acting.append(force_labels(batch).flatten().double().cpu())
     finally:
         model.train(training)
         model.refuse_unknown_species = refuse
-    return Evaluation.of(torch.cat(predicted), torch.cat(reference), model.units)
+    components = None
+    if forces:
+        units = None if model.units is None else f"{model.units}/Ang"
+        components = Evaluation.of(torch.cat(responses), torch.cat(acting), units)
+    return Evaluation.of(torch.cat(predicted), torch.cat(reference), model.units, components)
 
 
 def _warn_of_unknown_species(model: SchNet, batch: Batch) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 from torch_geometric.data import Data, Dataset, InMemoryDataset
 
+from ..data.slicer import UnsliceableError, plain_tensors
 from ..data.statistics import (
     atom_references,
     composition,
@@ -81,17 +82,23 @@ def label_reader(dataset: Molecules, label: str | int) -> LabelReader:
     return LabelReader(name, width, column or 0)
 
 
-def check_units(model: SchNet, dataset: Molecules, label: str | int) -> None:
+def check_units(model: SchNet, dataset: Molecules, label: str | int, per: str = "") -> None:
     """Compares the unit of a label with that of a model, where both are known.
+
+    Args:
+        model: The model.
+        dataset: Molecules with labels.
+        label: The label.
+        per: What the unit of the label adds to that of the model, such as ``"/Ang"``.
 
     Raises:
         ValueError: If they differ.
     """
     units = label_units(dataset, label)
-    if units is not None and model.units is not None and units != model.units:
+    if units is not None and model.units is not None and units != model.units + per:
         raise ValueError(
-            f"the labels '{label}' are in {units}, the model is in {model.units}: convert the "
-            "labels, or set 'model.units'"
+            f"the labels '{label}' are in {units}, the model is in {model.units + per}: convert "
+            "the labels, or set 'model.units'"
         )
 
 
@@ -180,16 +187,13 @@ def _read_one_by_one(
 def _read_collated(dataset: Any, read: LabelReader) -> tuple[Tensor, Tensor, Tensor] | None:
     """The same from the tensors that hold all molecules, if these are what the molecules hold."""
     dataset = _as_view(dataset)
-    kind = type(dataset)
-    if (
-        not isinstance(dataset, InMemoryDataset)
-        or dataset.transform is not None
-        or kind.get is not InMemoryDataset.get
-        or kind.__getitem__ is not Dataset.__getitem__
-    ):
+    if not isinstance(dataset, InMemoryDataset):
         return None
-    data, slices = dataset._data, dataset.slices
-    if slices is None or not {"z", read.name} <= slices.keys():
+    try:
+        data, slices = plain_tensors(dataset)
+    except UnsliceableError:
+        return None
+    if not {"z", read.name} <= slices.keys():
         return None
     z, values = data["z"], data[read.name]
     if not (isinstance(z, Tensor) and isinstance(values, Tensor)):
@@ -214,7 +218,7 @@ def _as_view(dataset: Any) -> Any:
     return dataset
 
 
-def fit_offsets(model: SchNet, data: Labelled) -> None:
+def fit_offsets(model: SchNet, data: Labelled, force_scale: float | None = None) -> None:
     """Sets the offsets of a model from a training set.
 
     Sums over atoms get atom references by least squares and the standard deviation per atom of
@@ -223,6 +227,9 @@ def fit_offsets(model: SchNet, data: Labelled) -> None:
     Args:
         model: Model to set; a dipole moment has no offsets.
         data: Training set.
+        force_scale: Root mean square of the components of the forces, in place of the standard
+            deviation where forces are trained: energies along a trajectory differ by much less than
+            atoms pull at each other.
     """
     if not isinstance(model.readout, AtomwiseReadout):
         return
@@ -237,6 +244,7 @@ def fit_offsets(model: SchNet, data: Labelled) -> None:
     # A perfect fit leaves rounding errors, which are nothing to scale by.
     negligible = 1e-10 * size[~size.isnan()].max().item()
     std = statistics.std if statistics.std > negligible else 1.0
+    std = std if force_scale is None else force_scale
     model.readout.offsets.set(statistics.mean, std, references)
 
 

@@ -16,18 +16,18 @@ from types import FrameType
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch_geometric.data import Batch, Data
-from torch_geometric.loader import DataLoader
+from torch.utils.data import Sampler
+from torch_geometric.data import Batch
 from tqdm import tqdm
 
+from ..loader import MoleculeLoader
 from ..nn import SchNet
-from ..nn.checks import unpack
 from ..nn.readout import AtomwiseReadout
 from ..ops import keep_freed_memory
 from ..storage import write_atomically
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .evaluation import evaluate
+from .evaluation import Evaluation, evaluate
 from .labels import (
     Labelled,
     LabelReader,
@@ -38,6 +38,7 @@ from .labels import (
     label_units,
     learn_species,
 )
+from .loss import force_labels, force_scale, loss, penalty
 
 
 def fit(
@@ -52,8 +53,9 @@ def fit(
     r"""Trains a model, and leaves it with the averaged weights of the best epoch so far.
 
     1. Offsets and known species of the model are set from the training set.
-    2. Every epoch goes through the training set in a new order. The loss is the squared error
-       averaged over the molecules of a batch; missing labels (NaN) are left out.
+    2. Every epoch goes through the training set in a new order. The loss is that of
+       :mod:`pyg_schnet.training.loss`, of energies, forces or both; missing labels (NaN) are left
+       out.
     3. A moving average of the weights is validated; the best one is kept.
 
     With a directory the run writes ``config.json``, ``history.csv``, ``best.safetensors`` (for
@@ -70,8 +72,9 @@ def fit(
         resume: Go on with the run in ``directory``.
 
     Returns:
-        One row per epoch: ``epoch, step, lr, train_loss, val_mae, val_rmse, seconds``. The loss
-        is in squared units of the label, the errors are in its unit.
+        One row per epoch: ``epoch, step, lr, train_loss, val_mae, val_rmse, seconds``, and
+        ``val_force_mae, val_force_rmse`` over components where forces are trained. Errors are in
+        the unit of the label (per angstrom), the squared loss in squares of it.
 
     Raises:
         FileExistsError: If the directory holds a run that is not to be resumed.
@@ -91,10 +94,18 @@ def fit(
 
     keep_freed_memory()
     model.train()
-    _prepare(model, data, label_units(train, config.label), config)
+    if model.units is None:
+        model.units = label_units(train, config.label)
+    scale = None
+    if config.force_weight > 0:
+        _check_forces(model, train, val)
+        scale = force_scale(train)
+    _prepare(model, data, scale, config)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
     averaged: SchNet = average.module  # type: ignore[assignment] # untyped in torch
     optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+    order = _NewOrder(len(train), config.seed)
+    loader = MoleculeLoader(train, config.batch_size, sampler=order)
     progress, best = _start(model, average, optimizer, config, data.fingerprint, directory, resume)
 
     def save() -> None:
@@ -109,7 +120,7 @@ def fit(
                 if progress.epoch - progress.best_epoch >= config.patience:
                     break
                 started, before = time.monotonic(), progress.seconds
-                for batch in _batches(train, config, progress):
+                for batch in _batches(loader, config, progress):
                     _step(model, batch, read, optimizer, config, progress)
                     average.update_parameters(model)
                     progress.seconds = before + time.monotonic() - started
@@ -117,9 +128,12 @@ def fit(
                         save()
                         raise KeyboardInterrupt(_stopped(directory))
 
-                result = evaluate(averaged, val, config.label, config.eval_batch_size)
+                result = evaluate(
+                    *(averaged, val, config.label, config.eval_batch_size),
+                    forces=config.force_weight > 0,
+                )
                 progress.seconds = before + time.monotonic() - started
-                progress.finish_epoch(config.learning_rate(progress.step), result.mae, result.rmse)
+                progress.finish_epoch(config.learning_rate(progress.step), *_errors(result, config))
                 if progress.best_epoch == progress.epoch:
                     best = copy.deepcopy(averaged.state_dict())
                     if directory is not None:
@@ -145,28 +159,34 @@ def _step(
     lr = config.learning_rate(progress.step)
     for group in optimizer.param_groups:
         group["lr"] = lr
-    loss, count = _loss(model, batch, read)
-    if not loss.isfinite():
+    value, count = loss(model, batch, read, config)
+    if not value.isfinite():
         raise FloatingPointError(
-            f"the loss is {loss.item()} at step {progress.step} of epoch {progress.epoch + 1}: "
+            f"the loss is {value.item()} at step {progress.step} of epoch {progress.epoch + 1}: "
             f"lower 'lr' (now {lr:g}) or check the labels"
         )
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    value.backward()
     optimizer.step()
     progress.step += 1
     progress.batch += 1
-    progress.loss_sum += loss.item() * count
+    progress.loss_sum += value.item() * count
     progress.molecules += count
 
 
-def _prepare(model: SchNet, data: Labelled, units: str | None, config: TrainConfig) -> None:
+def _check_forces(model: SchNet, *datasets: Molecules) -> None:
+    if model.target != "energy":
+        raise ValueError(f"forces are derivatives of the energy, not of '{model.target}'")
+    for dataset in datasets:
+        force_labels(dataset[0])
+        check_units(model, dataset, "force", "/Ang")
+
+
+def _prepare(model: SchNet, data: Labelled, force_scale: float | None, config: TrainConfig) -> None:
     learn_species(model, data.z)
-    if model.units is None:
-        model.units = units
     given = not isinstance(model.readout, AtomwiseReadout) or not model.readout.offsets.is_neutral
     if config.offsets == "fit" and not given:
-        fit_offsets(model, data)
+        fit_offsets(model, data, force_scale)
 
 
 def _start(
@@ -200,21 +220,31 @@ def _start(
     return Progress(), None
 
 
-def _batches(train: Molecules, config: TrainConfig, progress: Progress) -> Iterator[Batch]:
-    """The batches of the present epoch that are left to do.
+class _NewOrder(Sampler[int]):
+    """A new order in each epoch, from seed and epoch alone: a resumed run sees the same batches."""
 
-    The order follows from seed and epoch alone, so that a resumed run sees the same batches.
-    """
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + progress.epoch)
-    order = torch.randperm(len(train), generator=generator)
-    batches = [chunk.tolist() for chunk in order.split(config.batch_size)]
-    # With a generator of its own it does not touch the random numbers of the model.
-    loader = DataLoader(train, batch_sampler=batches[progress.batch :], generator=generator)
+    def __init__(self, size: int, seed: int):
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return iter(torch.randperm(self.size, generator=generator).tolist())
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def _batches(loader: MoleculeLoader, config: TrainConfig, progress: Progress) -> Iterator[Batch]:
+    """The batches of the present epoch that are left to do."""
+    loader.set_epoch(progress.epoch, progress.batch)
     bar = tqdm(
         loader,
         desc=f"epoch {progress.epoch + 1}/{config.epochs}",
         initial=progress.batch,
-        total=len(batches),
+        total=len(loader),
         leave=False,
         disable=not sys.stderr.isatty(),
     )
@@ -224,15 +254,23 @@ def _batches(train: Molecules, config: TrainConfig, progress: Progress) -> Itera
             bar.set_postfix(loss=f"{progress.loss_sum / progress.molecules:.4g}", refresh=False)
 
 
-def _loss(model: SchNet, batch: Data, read: LabelReader) -> tuple[Tensor, int]:
-    """Mean squared error over the molecules with a label, and their number."""
-    label = read(batch)
-    known = ~label.isnan()
-    predicted = model(**unpack(model, batch)).squeeze(-1)
-    # Missing labels must not reach the difference: the gradient of 0 * NaN is NaN.
-    error = torch.where(known, predicted - label.nan_to_num().to(predicted.device), 0.0)
-    count = int(known.sum())
-    return error.square().sum() / max(count, 1), count
+def _errors(result: Evaluation, config: TrainConfig) -> tuple[dict[str, float], float]:
+    """Validation errors for the history, and the score by which the best epoch is chosen."""
+    errors = {"val_mae": result.mae, "val_rmse": result.rmse}
+    if result.forces is None:
+        return errors, result.mae
+    errors |= {"val_force_mae": result.forces.mae, "val_force_rmse": result.forces.rmse}
+    phi = penalty(config)
+    # The loss of the validation set, as if all of its molecules had the same number of atoms.
+    score = 3 * config.force_weight * phi(_known(result.forces)).mean()
+    if config.energy_weight > 0:
+        score = score + config.energy_weight * phi(_known(result)).mean()
+    return errors, float(score)
+
+
+def _known(result: Evaluation) -> Tensor:
+    error = result.predicted - result.reference
+    return error[~error.isnan()]
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -252,9 +290,12 @@ def _stopped(directory: Path | None) -> str:
 
 def _report(row: dict[str, float], config: TrainConfig, units: str | None) -> None:
     unit = f" {units}" if units else ""
+    forces = ""
+    if "val_force_mae" in row:
+        forces = f"forces {row['val_force_mae']:.5g}{unit + '/Ang' if unit else ''}  "
     tqdm.write(
         f"epoch {row['epoch']:>{len(str(config.epochs))}}/{config.epochs}  "
-        f"loss {row['train_loss']:.5g}  val MAE {row['val_mae']:.5g}{unit}  "
+        f"loss {row['train_loss']:.5g}  val MAE {row['val_mae']:.5g}{unit}  {forces}"
         f"lr {row['lr']:.2e}  {row['seconds']:.0f} s",
         file=sys.stderr,
     )

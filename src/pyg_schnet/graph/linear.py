@@ -1,0 +1,55 @@
+r"""Neighbours by a cell list, in time linear in the number of atoms: best for large systems."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..ops import dispatch
+from .lattice import Lattice
+from .pairs import images_within, in_order
+
+
+def linear_pairs(pos: Tensor, r: float, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """Edges ``[2, E]`` and shifts ``[E, 3]`` of one system, open or periodic.
+
+    The search itself, by vesin, runs on the CPU in double precision with a slightly larger radius.
+    Which pairs count is decided afterwards, by distances in the arithmetic of the model.
+    """
+    from vesin import NeighborList  # not above: it imports ASE where that is installed
+
+    vectors = lattice.vectors[0].double().cpu().numpy()
+    dual = lattice.dual[0].cpu().numpy()
+    search = NeighborList(
+        cutoff=float(lattice.radius[0]),
+        full_list=False,
+        n_threads=1 if dispatch.forked else torch.get_num_threads(),
+    )
+    pairs, images = search.compute(
+        pos.double().cpu().numpy(), _completed(vectors, dual), dual.any(axis=0), "PS", copy=False
+    )
+    pairs = pairs.view(np.int64)
+    if dispatch.use_cpu_kernels(pos):
+        from . import kernels
+
+        half = kernels.half_list(
+            pos.contiguous().numpy(), lattice.vectors.numpy(), pairs, images, float(r)
+        )
+        arrays = kernels.both_ways(*half, pos.size(0))
+        return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+    second, first = torch.from_numpy(pairs).to(pos.device).T.flip(0)
+    shift = torch.from_numpy(images).to(pos.device, pos.dtype)
+    edges = torch.stack([torch.cat([second, first]), torch.cat([first, second])])
+    shifts = torch.cat([shift, 0.0 - shift])
+    edges, shifts = images_within(pos, r, None, lattice.vectors, edges, shifts)
+    return in_order(pos, None, lattice.vectors, edges, shifts.T)
+
+
+def _completed(vectors: np.ndarray, dual: np.ndarray) -> np.ndarray:
+    """Lattice vectors with unit vectors at right angles to the others along open directions."""
+    completed = vectors.copy()
+    periodic = dual.any(axis=0)
+    if not periodic.all():
+        # The last rows of the factor V span what the periodic vectors do not.
+        normal = np.linalg.svd(vectors)[2][periodic.sum() :]
+        completed[~periodic] = normal
+    return completed

@@ -1,0 +1,105 @@
+"""From PyG's ``Data`` to what a network takes."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from ..graph import num_molecules
+from ..ops.geometry import edge_vectors
+from . import checks
+from .system import System
+
+if TYPE_CHECKING:
+    from .schnet import SchNet
+
+_FIELDS = ("z", "pos", "batch", "edge_index", "edge_shift", "cell", "pbc")
+
+
+def unpack(model: "SchNet", data: Data) -> System:
+    """The molecule, periodic system or batch in ``data``, on the device of the model.
+
+    Stored edges are used where they come with distances and reach far enough. A ``cell`` whose
+    ``pbc`` is false along all directions does not count.
+
+    Raises:
+        TypeError: If this is no ``Data``.
+        ValueError: If ``data`` has no ``z`` or ``pos``, is periodic without a cell, or holds edges
+            that do not reach to the cutoff of the model.
+    """
+    if not isinstance(data, Data):
+        raise TypeError(
+            f"expected a Data or Batch (got {type(data).__name__}): for lists use "
+            "Batch.from_data_list, for tensors call the model itself"
+        )
+    for name in ("z", "pos"):
+        if not isinstance(data.get(name), Tensor):
+            raise ValueError(
+                f"the data must have '{name}', a tensor (got {type(data.get(name)).__name__}; the "
+                f"fields are {sorted(data.keys())})"
+            )
+    fields = {name: data.get(name) for name in _FIELDS}
+    pbc = fields["pbc"]
+    if pbc is not None and not bool(torch.as_tensor(pbc).any()):
+        fields["cell"] = fields["pbc"] = None
+    if fields["cell"] is None:
+        fields["edge_shift"] = None
+    if data.get("edge_weight") is None or model.interaction_graph is not None:
+        fields["edge_index"] = fields["edge_shift"] = None
+    elif fields["edge_index"] is not None:
+        _check_stored_edges(model, data, fields)
+    device = model.embedding.weight.device
+    return System(
+        **{
+            name: _plain(value.to(device)) if isinstance(value, Tensor) else value
+            for name, value in fields.items()
+        },
+        batch_size=num_molecules(data),
+    )
+
+
+def _plain(value: Tensor) -> Tensor:
+    # Autograd refuses to save tensors made under inference_mode.
+    return value.clone() if value.is_inference() else value
+
+
+def _check_stored_edges(model: "SchNet", data: Data, fields: dict) -> None:
+    edge_index, edge_shift, batch = fields["edge_index"], fields["edge_shift"], fields["batch"]
+    checks.check_edges(edge_index, torch.zeros_like(data.z) if batch is None else batch)
+    if fields["cell"] is not None and edge_shift is None:
+        raise ValueError(
+            "the data are periodic, but their edges have no 'edge_shift': remove 'edge_weight' to "
+            "have edges built, or apply pyg_schnet.RadiusGraph again"
+        )
+    cell = None if edge_shift is None else fields["cell"]
+    lengths = edge_vectors(data.pos.detach(), edge_index, edge_shift, cell, batch)[1]
+    if data.edge_weight.shape != lengths.shape or not torch.allclose(
+        data.edge_weight.detach().to(lengths), lengths, atol=1e-3
+    ):
+        raise ValueError(
+            "'edge_weight' in the data are not the distances along 'edge_index': have the atoms "
+            "moved since, or are these bonds? Remove both to have edges built, or apply "
+            "pyg_schnet.RadiusGraph again"
+        )
+    reach = data.get("cutoff")
+    if reach is None:  # edges of the user's own making
+        return
+    reach = float(torch.as_tensor(reach).min())
+    if model.envelope != "none" and reach < model.cutoff * (1 - 1e-6):
+        raise ValueError(
+            f"the edges in the data reach to {reach:g} A, the model to {model.cutoff:g} A; build "
+            f"the data with cutoff={model.cutoff:g}, or remove 'edge_weight' to have edges built"
+        )
+    if model.envelope == "none":
+        if fields["cell"] is not None:
+            raise ValueError(
+                "a model without envelope has no cutoff, and suits molecules only: these data are "
+                "periodic"
+            )
+        sizes = torch.bincount(batch) if batch is not None else torch.tensor([data.z.numel()])
+        if edge_index.size(1) != int((sizes * (sizes - 1)).sum()):
+            raise ValueError(
+                f"the edges in the data reach to {reach:g} A and leave out pairs of atoms; a model "
+                "without envelope needs all pairs: use a larger cutoff for the data"
+            )

@@ -67,7 +67,7 @@ def _checked(molecule: Data, number: int) -> Data:
             molecule[name] = torch.tensor([molecule[name]], dtype=torch.float64)
     if "energy" in molecule:
         molecule.energy = torch.as_tensor(molecule.energy, dtype=torch.float64)
-    vectors = [(molecule.z.numel(), 3)]
+    vectors: list[tuple[int, ...]] = [(molecule.z.numel(), 3)]
     shapes: dict[str, list[tuple[int, ...]]] = {
         "pos": vectors,
         "force": vectors,

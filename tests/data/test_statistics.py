@@ -105,6 +105,14 @@ def test_split_is_loaded_again(tmp_path):
         random_split(dataset, [0.5, 0.5])
 
 
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"parts": [[0]]}', '{"num_molecules": 10}'])
+def test_files_that_hold_no_split(tmp_path, content):
+    file = tmp_path / "split.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"split\.json' holds no split .*random_split"):
+        load_split(FakeDataset(num_graphs=10), file)
+
+
 @pytest.mark.parametrize("sizes", [[25], [-1, -1], [-2, 5]])
 def test_bad_splits(sizes):
     with pytest.raises(ValueError, match="sizes"):

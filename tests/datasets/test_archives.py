@@ -1,3 +1,4 @@
+import errno
 import io
 import tarfile
 import zipfile
@@ -5,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pyg_schnet.datasets import archives
 from pyg_schnet.datasets.archives import check_archive, extract
 
 CONTENT = {"set/a.npz": b"a" * 10_000, "set/lists/b.csv": b"1\n2\n", "set/c.txt": b"not wanted"}
@@ -68,7 +70,7 @@ def test_missing_files_are_named(tmp_path: Path, write) -> None:
         extract(path, [tmp_path / name for name in ("e.npz", "a.npz", "d.npz")])
 
 
-@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:"])
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz", "w:"])
 def test_damaged_archive(tmp_path: Path, mode: str) -> None:
     path = write_tar(tmp_path / "archive", mode)
     content = path.read_bytes()
@@ -85,6 +87,20 @@ def test_damaged_zip(tmp_path: Path) -> None:
     content[60] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged or no archive"):
+        extract(path, [tmp_path / "a.npz"])
+    assert [file.name for file in tmp_path.iterdir()] == ["archive"]
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_a_full_disk_is_no_damage(tmp_path: Path, write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody should fetch a gigabyte again because of it."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write(tmp_path / "archive")
+    monkeypatch.setattr(archives, "copyfileobj", fail)
+    with pytest.raises(OSError, match="No space left"):
         extract(path, [tmp_path / "a.npz"])
     assert [file.name for file in tmp_path.iterdir()] == ["archive"]
 

@@ -113,6 +113,14 @@ def test_stated_units() -> None:
     assert dataset.units["force"] == "eV/Ang"
 
 
+def test_whole_numbers_become_floats() -> None:
+    arrays = frames_of_one_composition()
+    arrays |= {"E": np.arange(4) - 1101, "F": np.ones((4, 3, 3), dtype=np.int16)}
+    dataset = MoleculeDataset.from_arrays(arrays, units={"energy": "Hartree"}, energy="eV")
+    assert dataset[1].energy.item() == pytest.approx(-1100 * HARTREE, rel=1e-15)
+    assert dataset[1].force.dtype == torch.float32
+
+
 def test_energies_need_a_unit() -> None:
     with pytest.raises(ValueError, match="say what unit 'energy' is in"):
         MoleculeDataset.from_arrays(frames_of_one_composition())
@@ -161,6 +169,7 @@ def test_stress() -> None:
         ({"lattice": np.eye(3)}, "'lattice' is ambiguous"),
         ({"cell": np.eye(2)}, r"'cell' must have shape \[3, 3\]"),
         ({"pbc": np.array([True] * 3)}, "there is no array 'cell'"),
+        ({"cell": np.eye(3), "pbc": np.array(["F"] * 3)}, "'pbc' must hold truth values"),
         ({"z": np.array([8, 1, 1], dtype=object)}, "arrays of Python objects"),
     ],
 )
@@ -181,6 +190,8 @@ def test_wrong_frames(change, message: str) -> None:
         ({"U0": np.zeros(4)}, "'U0' must have 3 rows"),
         ({"U0": np.array([1j, 0, 0])}, "must hold numbers or strings"),
         ({"q": np.zeros(5)}, "'q' must have 3 rows"),
+        ({"U0": np.zeros(6)}, r"'U0' has one row per atom .*'energy' belongs to molecules"),
+        ({"n_atoms": np.array([7, -1])}, "molecule 1 has no atoms"),
     ],
 )
 def test_wrong_ragged(change, message: str) -> None:

@@ -171,6 +171,9 @@ def test_split_found_in_the_trajectory(tmp_path: Path) -> None:
     np.savez(path, split_member=member, split_names=names, **revised(12))
     part = LocalMD17(tmp_path, "revised ethanol", split=3, train=False)
     assert part.frame.tolist() == [45, 20]
+    np.savez(path, split_member=member[:, :8], split_names=names[:8], **revised(12))
+    with pytest.raises(ValueError, match=r"has no split 'train_05' \(got \['train_01'"):
+        LocalMD17(tmp_path, "revised ethanol", split=5, train=True)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +290,8 @@ def broken(key: str, frame: int) -> dict[str, np.ndarray]:
         ({"R": np.zeros((11, 9, 3))}, r"'R' in .* must have the shape"),
         ({"F": np.zeros((12, 27))}, r"'F' in .* must have the shape"),
         ({"E": np.zeros((12, 2))}, r"'E' in .* must have the shape \[12\]"),
+        ({"E": np.array(-97.0)}, r"must have the shape \[1, 9, 3\]"),
+        ({"E": np.array(["-97"] * 12)}, r"'E' in .* must hold numbers \(got <U3"),
         ({"E": np.zeros((0, 1))}, r"has no frames"),
         (broken("R", 3), "'R' in .* is not finite in frame 3"),
         (broken("E", 0), "'E' in .* is not finite in frame 0"),
@@ -334,9 +339,10 @@ def test_damaged_processed_file(tmp_path: Path) -> None:
     write_original(tmp_path)
     LocalMD17(tmp_path, "ethanol")
     path = tmp_path / "ethanol" / "processed" / "all_v1.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="force_reload=True"):
-        LocalMD17(tmp_path, "ethanol")
+    for damaged in (path.read_bytes()[:1000], b"", b"another file" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="force_reload=True"):
+            LocalMD17(tmp_path, "ethanol")
     assert len(LocalMD17(tmp_path, "ethanol", force_reload=True)) == 12
 
 

@@ -168,6 +168,12 @@ def test_statistics_of_a_lone_molecule() -> None:
     assert statistics.num_atoms.max == 2.0
 
 
+def test_empty_views() -> None:
+    with pytest.raises(ValueError, match="the data set is empty"):
+        Trajectory()[:0].statistics()
+    assert Trajectory()[:0].convert_units("eV").units["energy"] == "eV"
+
+
 def test_statistics_of_targets() -> None:
     dataset = QM9Sample()[::3]
     statistics = dataset.statistics()

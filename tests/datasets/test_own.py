@@ -1,6 +1,8 @@
 """The user's own molecules: from files, ASE, SMILES and ``Data`` objects."""
 
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import ase.db
@@ -11,8 +13,6 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.singlepoint import SinglePointCalculator
-from molecules import random_molecule
-from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
 from pyg_schnet import RadiusGraph, SchNet
@@ -58,6 +58,26 @@ def test_files_of_ase(tmp_path: Path, suffix: str) -> None:
     assert_holds(dataset, frames(), rtol=1e-5)
     assert dataset.units == {"pos": "Ang", "energy": "eV", "force": "eV/Ang"}
     assert "cell" not in dataset[0]
+
+
+@pytest.mark.parametrize("name", ["300K@1.xyz", "run@0:2.traj", "a?b#c@1.db", "\u6c34 \u00fc.xyz"])
+def test_any_name_of_a_file(tmp_path: Path, name: str) -> None:
+    """ASE takes what follows an @ for numbers of frames."""
+    plain = tmp_path / f"plain{Path(name).suffix}"
+    ase.io.write(plain, frames())
+    assert_holds(MoleculeDataset.from_file(plain.rename(tmp_path / name)), frames(), rtol=1e-5)
+
+
+def test_foreign_databases_are_left_alone(tmp_path: Path) -> None:
+    """ASE would make one of its own of them."""
+    path = tmp_path / "foreign.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE molecules (smiles)")
+        database.commit()
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=r"foreign\.db'.*no table 'systems'"):
+        MoleculeDataset.from_file(path)
+    assert path.read_bytes() == content
 
 
 @pytest.mark.parametrize("suffix", ["db", "json"])
@@ -166,6 +186,37 @@ def test_forces_get_the_unit_of_the_energy() -> None:
     torch.testing.assert_close(dataset.energy, plain.energy)
 
 
+def test_labels_of_other_kinds_keep_their_units() -> None:
+    made = frames()
+    for i, atoms in enumerate(made):
+        atoms.info |= {"alpha": float(i), "homo": -float(i)}
+    units = {"energy": "Hartree", "pos": "Bohr", "alpha": "Bohr^3", "homo": "eV"}
+    labels = {"energy": "energy", "force": "forces", "alpha": "alpha", "homo": "homo"}
+    dataset = MoleculeDataset.from_ase(made, labels=labels, units=units)
+    assert dataset.units == {
+        "pos": "Ang",
+        "energy": "Hartree",
+        "force": "Hartree/Ang",
+        "alpha": "Bohr^3",
+        "homo": "eV",
+    }
+    assert dataset.alpha.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert dataset.homo.tolist() == [0.0, -1.0, -2.0, -3.0, -4.0]
+    converted = MoleculeDataset.from_ase(made, labels=labels, units=units, energy="eV")
+    assert converted.units["energy"] == converted.units["homo"] == "eV"
+
+
+@pytest.mark.parametrize("make", ["from_ase", "from_arrays", "from_smiles"])
+def test_unit_of_everything_is_not_the_unit_to_convert_to(make: str) -> None:
+    given = {
+        "from_ase": frames(),
+        "from_arrays": {"z": np.array([2]), "R": np.zeros((1, 1, 3))},
+        "from_smiles": ["O"],
+    }
+    with pytest.raises(TypeError, match=r"units=\{'energy': .*got 'eV'.*convert to is 'energy'"):
+        getattr(MoleculeDataset, make)(given[make], units="eV")
+
+
 @pytest.mark.parametrize(
     ("units", "message"),
     [
@@ -209,6 +260,14 @@ def test_cells_in_bohr() -> None:
     np.testing.assert_allclose(dataset.stress[0], np.full((3, 3), 0.529177210903**-3), rtol=1e-6)
 
 
+def test_cells_in_a_unit_of_their_own() -> None:
+    dataset = MoleculeDataset.from_ase([bulk("Cu")], units={"cell": "Bohr"})
+    assert dataset.units == {"pos": "Ang", "cell": "Ang"}
+    np.testing.assert_allclose(dataset.cell[0], bulk("Cu").cell * 0.529177210903, rtol=1e-6)
+    with pytest.raises(ValueError, match="cannot convert 'eV'"):
+        MoleculeDataset.from_ase([bulk("Cu")], units={"cell": "eV"})
+
+
 def test_stress() -> None:
     atoms = bulk("Cu")
     atoms.calc = SinglePointCalculator(atoms, energy=1.0, stress=np.arange(1.0, 7.0))
@@ -227,44 +286,6 @@ def test_views_and_batches() -> None:
     batch = next(iter(DataLoader(dataset, batch_size=5)))
     assert batch.energy.shape == (5,)
     assert batch.edge_index.max() == batch.num_nodes - 1
-
-
-def test_data_objects() -> None:
-    molecules = [random_molecule(n, seed=n, dtype=torch.float32) for n in (3, 1, 5)]
-    for i, data in enumerate(molecules):
-        data.energy = torch.tensor([float(i)])
-    dataset = MoleculeDataset(molecules, units={"energy": "Hartree"}, energy="eV")
-    assert dataset[2].energy.item() == pytest.approx(2 * HARTREE)
-    assert torch.equal(dataset[2].pos, molecules[2].pos)
-    assert molecules[2].energy.item() == 2.0
-
-
-def test_data_objects_that_make_no_sense() -> None:
-    first, second = random_molecule(3), random_molecule(2, seed=1)
-    with pytest.raises(ValueError, match="there are no molecules"):
-        MoleculeDataset([])
-    with pytest.raises(TypeError, match=r"got Atoms as molecule 0\): for ase"):
-        MoleculeDataset([molecule("H2O")])
-    with pytest.raises(ValueError, match=r"molecule 1 must have 'pos'.*\['z'\]"):
-        MoleculeDataset([first, Data(z=first.z)])
-    energetic = first.clone()
-    energetic.energy = 1.0
-    with pytest.raises(ValueError, match="say what unit 'energy' is in"):
-        MoleculeDataset([energetic])
-    with pytest.raises(ValueError, match=r"molecule 0 has \['pos', 'z'\], molecule 1 \['energy'"):
-        MoleculeDataset([second, energetic])
-    second.pos[1, 0] = torch.inf
-    with pytest.raises(ValueError, match=r"atom 1 of molecule 1 is at \[inf"):
-        MoleculeDataset([first, second])
-
-
-def test_cells_of_data_objects_have_an_axis_of_molecules() -> None:
-    data = [from_ase(bulk("Cu")), from_ase(bulk("Al"))]
-    assert MoleculeDataset(data)[1].pbc.all()
-    for molecule_ in data:
-        molecule_.cell = molecule_.cell[0]
-    with pytest.raises(ValueError, match=r"need cells \[2, 3, 3\].*got \[6, 3\]"):
-        MoleculeDataset(data)
 
 
 def test_senseless_arguments_come_first(tmp_path: Path) -> None:
@@ -314,7 +335,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 def test_smiles() -> None:
     dataset = MoleculeDataset.from_smiles(
         ["C", "CCO"],
-        values={"energy": [-1.0, -2.0]},
+        values={"energy": np.array([-1, -2], dtype=np.float32)},
         num_conformers=2,
         units={"energy": "Hartree"},
         energy="eV",
@@ -322,7 +343,7 @@ def test_smiles() -> None:
     )
     assert dataset.idx.tolist() == [0, 0, 1, 1]
     assert [data.smiles for data in dataset] == ["C", "C", "CCO", "CCO"]
-    assert dataset[3].energy.item() == pytest.approx(-2 * HARTREE)
+    assert dataset[3].energy.item() == pytest.approx(-2 * HARTREE, rel=1e-15)
     assert torch.equal(dataset[2].pos, from_smiles("CCO", num_conformers=2)[0].pos)
     assert dataset[0].num_edges == 20
 

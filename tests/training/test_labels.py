@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 from molecules import random_molecule, small_model
+from torch.utils.data import Subset
+from torch_geometric.data import InMemoryDataset
 
 from pyg_schnet import SchNet
-from pyg_schnet.datasets import QM9Sample
+from pyg_schnet.datasets import MD17Sample, QM9Sample
 from pyg_schnet.training import Evaluation, Labelled, evaluate, fit_offsets, label_reader
 
 
@@ -41,6 +43,93 @@ def test_bad_labels(sample):
     plain = [data for data in sample]  # noqa: C416 - a list has no target names
     with pytest.raises(ValueError, match=r"columns 0 to 18 \(got 19\)"):
         label_reader(plain, 19)
+
+
+class Halved(InMemoryDataset):
+    """Molecules that are not what the tensors of the data set hold."""
+
+    def get(self, idx):
+        data = super().get(idx)
+        data.y = data.y / 2
+        return data
+
+
+def halved(sample):
+    dataset = Halved(None)
+    dataset._data, dataset.slices = sample._data, sample.slices
+    return dataset
+
+
+def shuffled(data):
+    """Other atoms and other labels than before."""
+    data = data.clone()
+    data.z, data.y = data.z.flip(0)[1:], -data.y
+    return data
+
+
+DATASETS = {
+    "whole": lambda sample: sample.copy(),
+    "view": lambda sample: sample[[5, 0, 5, 39]],
+    "slice": lambda sample: sample[30:3:-4],
+    "one": lambda sample: sample[[7]],
+    "lone": lambda sample: sample[[7]].copy(),
+    "subset": lambda sample: Subset(sample[10:], [3, -1, 0]),
+    "subset of a subset": lambda sample: Subset(Subset(sample, [9, 8, 7]), torch.tensor([2, 0])),
+    "subset of a list": lambda sample: Subset(list(sample), [3, 5]),
+    "list": list,
+}
+IN_ONE_STEP = ("whole", "view", "slice", "one", "subset", "subset of a subset")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+@pytest.mark.parametrize("label", ["U0", 3])
+def test_everything_is_read_as_molecule_by_molecule(sample, name, label, monkeypatch):
+    dataset = DATASETS[name](sample)
+    column = sample.target_index(label)
+    if not hasattr(dataset, "target_index") and name in ("list", "subset of a list"):
+        label = column
+    molecules = [dataset[i] for i in range(len(dataset))]
+    if name in IN_ONE_STEP:
+        monkeypatch.setattr("pyg_schnet.training.labels._read_one_by_one", None)
+    found = Labelled.read(dataset, label)
+    assert torch.equal(found.z, torch.cat([data.z for data in molecules]))
+    assert found.sizes.tolist() == [data.num_nodes for data in molecules]
+    assert torch.equal(found.labels, torch.stack([data.y[0, column] for data in molecules]))
+    assert found.labels.dtype == torch.float64
+
+
+def test_transforms_and_other_ways_to_get_molecules_count(sample):
+    plain = Labelled.read(sample, 7)
+    assert torch.equal(Labelled.read(halved(sample)[[4, 2]], 7).labels, plain.labels[[4, 2]] / 2)
+    dataset = sample.copy()
+    dataset.transform = shuffled
+    for transformed in (dataset, Subset(dataset, range(40))):
+        found = Labelled.read(transformed, 7)
+        assert torch.equal(found.labels, -plain.labels)
+        assert torch.equal(found.sizes, plain.sizes - 1)
+        assert torch.equal(found.z[:4], sample[0].z.flip(0)[1:])
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_labels_of_different_widths(as_list):
+    molecules = [random_molecule(n) for n in (1, 3, 2)]
+    for data in molecules:
+        data.charge = torch.zeros(data.num_nodes)
+    dataset = InMemoryDataset(None)
+    dataset._data, dataset.slices = InMemoryDataset.collate(molecules)
+    with pytest.raises(ValueError, match=r"1 in molecule 0 of the data set, 3 in molecule 1"):
+        Labelled.read(molecules if as_list else dataset, "charge")
+    molecules[1].charge = None
+    with pytest.raises(ValueError, match="0 in molecule 1"):
+        Labelled.read(molecules, "charge")
+
+
+def test_trajectories_are_read_in_one_step(monkeypatch):
+    monkeypatch.setattr(InMemoryDataset, "__iter__", None)
+    dataset = MD17Sample("ethanol")
+    found = Labelled.read(dataset, "energy")
+    assert torch.equal(found.labels, dataset.energy)
+    assert found.sizes.tolist() == [9] * 1300
 
 
 def test_offsets_of_sums_explain_the_energies(sample):

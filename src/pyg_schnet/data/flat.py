@@ -18,6 +18,8 @@ LabelNames: TypeAlias = Mapping[str, str] | Iterable[str]
 _RESERVED_PARTS = ("index", "batch", "edge", "bond")
 _RESERVED = frozenset({"z", "cell", "pbc", "cutoff", "ptr"})
 _ALLOWED = frozenset({"x", "y"})
+# Labels that a file may write as whole numbers.
+_FLOATS = frozenset({"energy", "force", "stress"})
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ class FlatMolecules:
             raise ValueError(f"'{field}' must hold numbers or strings (got {value.dtype})")
         as_positions = per_atom or field == "stress"
         floats = self.atoms["pos"].dtype if as_positions else torch.float64
-        tensor = torch.from_numpy(np.array(value))
-        tensor = tensor.to(floats) if value.dtype.kind == "f" else tensor.long()
+        is_float = value.dtype.kind == "f" or field in _FLOATS
+        tensor = torch.from_numpy(np.array(value)).to(floats if is_float else torch.long)
         (self.atoms if per_atom else self.molecules)[field] = tensor
 
 

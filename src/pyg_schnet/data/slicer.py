@@ -87,7 +87,7 @@ class Slicer:
         exclude: Collection[str] = (),
         follow: Collection[str] = (),
     ):
-        data, slices = _collated(dataset)
+        data, slices = plain_tensors(dataset)
         size = dataset.len()
         stored = {key: data[key] for key in slices if key in data._store}
         for key, value in stored.items():
@@ -264,8 +264,12 @@ def edges_to_add(fields: Mapping[str, Any], cutoff: float | None) -> float | Non
     return float(cutoff)
 
 
-def _collated(dataset: InMemoryDataset) -> tuple[Data, dict[str, Tensor]]:
-    """The tensors of a data set, if its molecules are just these."""
+def plain_tensors(dataset: InMemoryDataset) -> tuple[Data, dict[str, Tensor]]:
+    """The tensors of a data set, and where each molecule starts in them.
+
+    Raises:
+        UnsliceableError: If the molecules are not just these.
+    """
     kind = type(dataset)
     for name in ("get", "len", "indices", "__getitem__"):
         if getattr(kind, name) is not getattr(InMemoryDataset, name):

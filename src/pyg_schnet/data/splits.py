@@ -65,11 +65,15 @@ def load_split(dataset: Dataset, file: str | Path) -> list[Dataset]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it was made for another number of molecules.
+        ValueError: If it holds no split, or one of another number of molecules.
     """
-    saved = json.loads(Path(file).read_text())
-    if saved["num_molecules"] != len(dataset):
+    try:
+        saved = json.loads(Path(file).read_text())
+        parts, size = saved["parts"], saved["num_molecules"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"'{file}' splits {saved['num_molecules']} molecules, the data set has {len(dataset)}"
-        )
-    return [dataset.index_select(part) for part in saved["parts"]]
+            f"'{file}' holds no split ({type(error).__name__}: {error}): make it by random_split"
+        ) from error
+    if size != len(dataset):
+        raise ValueError(f"'{file}' splits {size} molecules, the data set has {len(dataset)}")
+    return [dataset.index_select(part) for part in parts]

@@ -1,5 +1,6 @@
 r"""Single files out of archives."""
 
+import lzma
 import os
 import tarfile
 import uuid
@@ -11,6 +12,8 @@ from shutil import copyfileobj
 from typing import IO, cast
 
 from tqdm import tqdm
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError)
 
 
 def extract(archive: Path, targets: Collection[Path]) -> None:
@@ -34,9 +37,9 @@ def extract(archive: Path, targets: Collection[Path]) -> None:
             _write(content, missing.pop(name))
             if not missing:
                 return
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
+    except (*_DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk is full, or read-only: that is not the fault of the archive
         raise ValueError(f"'{archive}' is damaged or no archive ({error})") from error
     raise ValueError(f"'{archive}' has no file {', '.join(map(repr, sorted(missing)))}")
 

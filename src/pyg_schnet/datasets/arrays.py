@@ -66,6 +66,11 @@ def read_arrays(
     for field, key in names.items():
         value = np.asarray(arrays[key])
         per_atom = layout.is_per_atom(field, value)
+        if per_atom and field in ("energy", "stress"):
+            raise ValueError(
+                f"'{key}' has one row per atom (got {list(value.shape)}), but '{field}' belongs to "
+                "molecules: give it another name by 'labels'"
+            )
         if field == "force":
             value = layout.of_atoms(key, value)
             if value.shape[1:] != (3,):
@@ -143,6 +148,8 @@ class _Layout:
                     "the numbers of atoms must be integers of shape [B] (got "
                     f"{num_atoms.dtype} of shape {list(num_atoms.shape)})"
                 )
+            if (num_atoms < 1).any():
+                raise ValueError(f"molecule {int(np.argmax(num_atoms < 1))} has no atoms")
             self.num_atoms = num_atoms.astype(np.int64)
             self.present = None
         else:
@@ -210,6 +217,8 @@ def _periodicity(
         return None, None
     size = len(layout.num_atoms)
     cell, pbc = np.asarray(arrays["cell"]), np.asarray(arrays.get("pbc", True))
+    if pbc.dtype.kind not in "biu":
+        raise ValueError(f"'pbc' must hold truth values (got {pbc.dtype})")
     if cell.shape not in ((3, 3), (size, 3, 3)) or pbc.shape not in ((), (3,), (size, 3)):
         raise ValueError(
             f"'cell' must have shape [3, 3] or [{size}, 3, 3], and 'pbc' [3] or [{size}, 3] (got "

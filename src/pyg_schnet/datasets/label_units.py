@@ -7,7 +7,20 @@ from torch_geometric.data import Data
 from ..data.units import convert, exchange
 
 # Units that must be known, each with one of its kind.
-_KINDS = {"pos": "Ang", "energy": "eV", "force": "eV/Ang", "stress": "eV/Ang^3"}
+_LENGTHS = dict.fromkeys(("pos", "cell", "edge_weight", "cutoff"), "Ang")
+_KINDS = {**_LENGTHS, "energy": "eV", "force": "eV/Ang", "stress": "eV/Ang^3"}
+
+
+def given_units(
+    units: Mapping[str, str] | None, known: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Units as the user gives them, in addition to those known without."""
+    if not (units is None or isinstance(units, Mapping)):
+        raise TypeError(
+            "'units' says what unit each field is in, such as units={'energy': 'kcal/mol'} (got "
+            f"{units!r}); the unit to convert to is 'energy'"
+        )
+    return {**(known or {}), **(units or {})}
 
 
 def all_units(data: Data, units: Mapping[str, str]) -> dict[str, str]:
@@ -18,7 +31,7 @@ def all_units(data: Data, units: Mapping[str, str]) -> dict[str, str]:
             "by 'labels', or leave the unit out"
         )
     known = {"pos": "Ang", **units}
-    known["cell"] = known["pos"]
+    known = {**dict.fromkeys(_LENGTHS, known["pos"]), **known}
     for name, kind in _KINDS.items():
         if name not in known and "energy" in known:
             known[name] = f"{known['energy']}/{known['pos']}{'^3' if name == 'stress' else ''}"
@@ -32,9 +45,15 @@ def all_units(data: Data, units: Mapping[str, str]) -> dict[str, str]:
     return {name: unit for name, unit in known.items() if name in data}
 
 
-def mixed_energies(units: Mapping[str, str]) -> bool:
-    """Whether a force or stress is in another unit of energy than the energy."""
-    if "energy" not in units:
-        return False
-    derived = [units[name] for name in ("force", "stress") if name in units]
-    return any(exchange(unit, units["energy"]) != unit for unit in derived)
+def model_units(units: Mapping[str, str]) -> dict[str, str]:
+    """Units in which forces are derivatives of the energy by positions in angstrom.
+
+    Labels that have nothing to do with these keep theirs.
+    """
+    energy = units.get("energy")
+    return {
+        name: exchange(unit, None if name == "energy" else energy, "Ang")
+        if name in _KINDS
+        else unit
+        for name, unit in units.items()
+    }

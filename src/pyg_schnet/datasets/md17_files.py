@@ -80,7 +80,7 @@ def read_frames(path: Path, molecule: str, rows: np.ndarray | None = None) -> Ra
         def read(key: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
             return _read(arrays[key], f"'{key}' in '{path}'", shape, dtype, rows)
 
-        num_frames = len(arrays[keys[2]])
+        num_frames = len(np.atleast_1d(arrays[keys[2]]))
         _check_rows(path, rows, num_frames)
         vectors = (num_frames, len(z), 3)
         if keys[4] in arrays:
@@ -115,7 +115,7 @@ def read_split(path: Path, folder: Path, split: int, train: bool) -> np.ndarray:
         train: The frames to train on, or those to test with.
 
     Returns:
-        Rows of the trajectory, ``[M]`` int64, in the order of the list.
+        Rows of the trajectory, ``[M]`` int64, in the order of the list, or of the trajectory.
 
     Raises:
         ValueError: If the list is no list of different frames.
@@ -124,6 +124,8 @@ def read_split(path: Path, folder: Path, split: int, train: bool) -> np.ndarray:
     if has_splits(path):
         with _open(path) as arrays:
             names, member = arrays["split_names"].tolist(), arrays["split_member"]
+        if f"{part}_{split:02d}" not in names:
+            raise ValueError(f"'{path}' has no split '{part}_{split:02d}' (got {names})")
         return np.flatnonzero(member[:, names.index(f"{part}_{split:02d}")])
     file = folder / split_file(split, train)
     lines = file.read_text(encoding="utf-8", errors="replace").split()
@@ -153,8 +155,10 @@ def _read(
     array: np.ndarray, what: str, shape: tuple[int, ...], dtype: type, rows: np.ndarray | None
 ) -> np.ndarray:
     # Energies come as [M] or [M, 1].
-    if len(array) != shape[0] or array.squeeze().shape != np.empty(shape, bool).squeeze().shape:
+    if array.shape not in (shape, (*shape, 1)):
         raise ValueError(f"{what} must have the shape {list(shape)} (got {list(array.shape)})")
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{what} must hold numbers (got {array.dtype})")
     array = array.reshape(shape)
     array = (array if rows is None else array[rows]).astype(dtype, copy=False)
     finite = np.isfinite(array)
@@ -190,5 +194,5 @@ def _open(path: Path) -> Iterator[NpzFile]:
     try:
         with np.load(path) as arrays:
             yield arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"'{path}' is damaged ({error})") from error

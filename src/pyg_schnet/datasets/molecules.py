@@ -1,7 +1,6 @@
 r"""What all data sets of molecules share: units, statistics, edges, files that are checked."""
 
 import copy
-import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +95,10 @@ class InMemoryMolecules(InMemoryDataset):
         >>> dataset.units["U0"]
         'eV'
         """
-        units = _exchanged(self.units, energy, length)
+        return self._in_units(_exchanged(self.units, energy, length))
+
+    def _in_units(self, units: dict[str, str]) -> Self:
+        """A copy with each field in the unit given for it."""
         converted = copy.copy(self)
         converted._data = copy.copy(self._data)
         converted._data_list = None
@@ -111,11 +113,17 @@ class InMemoryMolecules(InMemoryDataset):
                 column = converted._data.y[:, names.index(name)]
                 column.copy_(convert(column, self.units[name], unit))
             elif name in self._data:
-                converted._data[name] = convert(self._data[name], self.units[name], unit)
+                value = self._data[name]
+                # Whole numbers times a factor would be float32.
+                value = value if value.is_floating_point() else value.double()
+                converted._data[name] = convert(value, self.units[name], unit)
         return converted
 
     def statistics(self) -> DatasetStatistics:
         r"""Describes the molecules and labels of the data set, or of the view that it is.
+
+        Raises:
+            ValueError: If it is empty.
 
         >>> from pyg_schnet.datasets import QM9Sample
         >>> statistics = QM9Sample()[:2].statistics()  # CH4 and CH3OCH2CH3
@@ -124,8 +132,9 @@ class InMemoryMolecules(InMemoryDataset):
         >>> print(f"{statistics.labels['U0'].mean:.1f} {statistics.units['U0']}")
         -3193.7 eV
         """
-        z = self._field("z")
-        counts = torch.bincount(z)
+        if len(self) == 0:
+            raise ValueError("the data set is empty, and has no statistics")
+        counts = torch.bincount(self._field("z"))
         names = self._columns()
         labels: dict[str, Tensor] = {}
         for key, value in self._data.to_dict().items():
@@ -167,7 +176,9 @@ class InMemoryMolecules(InMemoryDataset):
         path = self.processed_paths[0]
         try:
             self.load(path)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # unpickling nonsense fails in any way
             raise ValueError(f"'{path}' is damaged ({error}): pass 'force_reload=True'") from error
         return self._data, self.slices
 

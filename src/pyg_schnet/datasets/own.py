@@ -1,16 +1,17 @@
 r"""The user's own molecules as a data set."""
 
+import sqlite3
 import sys
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch_geometric.data import Data
 from tqdm import tqdm
 
@@ -18,8 +19,9 @@ from ..data.ase import read_frames
 from ..data.flat import FlatMolecules, LabelNames, label_names
 from ..data.smiles import from_smiles
 from .arrays import kept, read_arrays
-from .collated import Slices, collate
-from .label_units import all_units, mixed_energies
+from .collated import collate
+from .data_objects import collate_objects
+from .label_units import all_units, given_units, model_units
 from .molecules import InMemoryMolecules, check_cutoff, check_energy_unit
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ class MoleculeDataset(InMemoryMolecules):
         molecules: ``Data`` objects with ``z`` and ``pos``, all with the same fields.
         units: Unit of each field that has one; ``pos`` is in angstrom unless it says otherwise,
             and units of ``force`` and ``stress`` follow from those of ``energy`` and ``pos``.
-            Lengths are converted to angstrom.
+            Positions, cells and distances are converted to angstrom, forces and stress to the
+            unit of energy per angstrom; other labels keep theirs.
         energy: Unit of energy to convert all labels to, such as ``"eV"``.
         cutoff: Radius in angstrom of the graphs that the molecules come with; see
             :class:`~pyg_schnet.datasets.QM9`.
@@ -75,12 +78,10 @@ class MoleculeDataset(InMemoryMolecules):
         if isinstance(molecules, FlatMolecules):
             data, slices = collate(molecules.num_atoms, molecules.atoms, molecules.molecules)
         else:
-            data, slices = _collate_checked(list(molecules))
-        self._hold(data, slices, all_units(data, units or {}))
-        if energy is None and mixed_energies(self.units):
-            energy = self.units["energy"]
+            data, slices = collate_objects(molecules)
+        self._hold(data, slices, all_units(data, given_units(units)))
         # Edges come last: the cutoff is in angstrom.
-        converted = self.convert_units(length="Ang")
+        converted = self._in_units(model_units(self.units))
         self._hold(converted._data, slices, converted.units, energy=energy, cutoff=cutoff)
 
     @classmethod
@@ -161,7 +162,8 @@ class MoleculeDataset(InMemoryMolecules):
         """
         if keep is not None:
             frames = [frames[i] for i in kept(keep, len(frames)).tolist()]
-        return cls(read_frames(frames, labels), units={"energy": "eV", **(units or {})}, **options)
+        units = given_units(units, {"energy": "eV"})
+        return cls(read_frames(frames, labels), units=units, **options)
 
     @classmethod
     def from_arrays(
@@ -208,6 +210,7 @@ class MoleculeDataset(InMemoryMolecules):
         >>> dataset.energy
         tensor([-27.2114], dtype=torch.float64)
         """
+        given_units(units)
         molecules = read_arrays(arrays, labels, keep)
         known = {"energy": "e_unit", "pos": "r_unit"}
         stated = {
@@ -215,7 +218,7 @@ class MoleculeDataset(InMemoryMolecules):
             for field, key in known.items()
             if key in arrays
         }
-        return cls(molecules, units=stated | dict(units or {}), **options)
+        return cls(molecules, units=given_units(units, stated), **options)
 
     @classmethod
     def from_smiles(
@@ -255,11 +258,13 @@ class MoleculeDataset(InMemoryMolecules):
         _check_options(**options)
         columns = {name: np.asarray(value) for name, value in (values or {}).items()}
         for name in label_names(list(columns)):
-            if columns[name].shape[:1] != (len(smiles),) or columns[name].dtype.kind not in "fiub":
+            values_ = columns[name]
+            if values_.shape[:1] != (len(smiles),) or values_.dtype.kind not in "fiub":
                 raise ValueError(
                     f"'{name}' must have {len(smiles)} numbers, one for each of the SMILES (got "
-                    f"{columns[name].dtype} of shape {list(columns[name].shape)})"
+                    f"{values_.dtype} of shape {list(values_.shape)})"
                 )
+            columns[name] = values_.astype(np.float64) if values_.dtype.kind == "f" else values_
         molecules: list[Data] = []
         failures: list[str] = []
         for i, text in enumerate(tqdm(smiles, desc="SMILES", disable=not sys.stderr.isatty())):
@@ -304,47 +309,23 @@ def _read_by_ase(path: Path) -> list["Atoms"]:
         ) from error
     frames: Iterable[Atoms]
     try:
-        if filetype(str(path)) in ("db", "json"):
+        kind = filetype(str(path))
+        if kind == "db":
+            _check_database(path)
+        if kind in ("db", "json"):
             # iread forgets the columns of the user.
             rows = connect(str(path)).select()
             frames = (row.toatoms(add_additional_information=True) for row in rows)
         else:
-            frames = iread(str(path), index=":")
+            frames = iread(str(path), index=":", do_not_split_by_at_sign=True)
         return list(tqdm(frames, desc=path.name, unit="frame", disable=not sys.stderr.isatty()))
     except Exception as error:  # every format of ASE fails in its own way
         raise ValueError(f"ASE cannot read it ({type(error).__name__}: {error})") from error
 
 
-def _collate_checked(molecules: list[Data]) -> tuple[Data, Slices]:
-    """Collates ``Data`` objects that make sense."""
-    if not molecules:
-        raise ValueError("there are no molecules")
-    fields = None
-    for i, molecule in enumerate(molecules):
-        if not isinstance(molecule, Data):
-            raise TypeError(
-                f"expected Data (got {type(molecule).__name__} as molecule {i}): for ase.Atoms "
-                "use MoleculeDataset.from_ase"
-            )
-        for name in ("z", "pos"):
-            if not isinstance(molecule.get(name), Tensor):
-                raise ValueError(
-                    f"molecule {i} must have '{name}', a tensor (its fields are "
-                    f"{sorted(molecule.keys())})"
-                )
-        fields = sorted(molecule.keys()) if fields is None else fields
-        if sorted(molecule.keys()) != fields:
-            raise ValueError(
-                f"all molecules must have the same fields: molecule 0 has {fields}, molecule {i} "
-                f"{sorted(molecule.keys())}"
-            )
-    data, slices = InMemoryMolecules.collate(molecules)
-    cell, pbc = data.get("cell"), data.get("pbc")
-    FlatMolecules.of(
-        np.array([molecule.z.numel() for molecule in molecules]),
-        data.z.cpu().numpy(),
-        data.pos.detach().cpu().numpy(),
-        cell=None if cell is None else cell.detach().cpu().numpy(),
-        pbc=None if pbc is None else pbc.cpu().numpy(),
-    )
-    return data, slices
+def _check_database(path: Path) -> None:
+    """Makes sure that ASE will not turn a foreign file into a data base of its own."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        query = "SELECT COUNT(*) FROM sqlite_master WHERE name = 'systems'"
+        if database.execute(query).fetchone() == (0,):
+            raise ValueError("this SQLite file is no data base of ASE: it has no table 'systems'")

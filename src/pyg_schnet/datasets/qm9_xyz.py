@@ -70,8 +70,8 @@ def read_archive(path: str | Path) -> RawMolecules:
         for name, text in _texts(Path(path)):
             _parse_molecule(text, f"'{name}' in '{path}'", columns)
     except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # from the system, not from the archive
         raise ValueError(
             f"'{path}' is damaged or no bzip2-compressed tar archive "
             f"(after {len(columns.smiles)} molecules: {error})"

@@ -1,25 +1,46 @@
 r"""Labels of molecules: how they are read, and what a model takes from those of a training set."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data, Dataset
+from torch.utils.data import Subset
+from torch_geometric.data import Data, Dataset, InMemoryDataset
 
+from ..data.slicer import UnsliceableError, plain_tensors
 from ..data.statistics import (
     atom_references,
     composition,
     per_atom_statistics,
     target_statistics,
 )
+from ..datasets.collated import gather
 from ..nn import SchNet
 from ..nn.readout import AtomwiseReadout
 
 Molecules: TypeAlias = Dataset | Sequence[Data]
-LabelReader = Callable[[Data], Tensor]
+
+
+@dataclass(frozen=True)
+class LabelReader:
+    """Reads a label from a molecule or batch: ``Data`` or ``Batch`` to ``[B]`` in float64.
+
+    Attributes:
+        name: Name of the field.
+        width: Numbers per molecule in it.
+        column: Which of them.
+    """
+
+    name: str
+    width: int = 1
+    column: int = 0
+
+    def __call__(self, data: Data) -> Tensor:
+        """Labels of the molecules in ``data``."""
+        return torch.as_tensor(data[self.name]).reshape(-1, self.width)[:, self.column].double()
 
 
 def label_reader(dataset: Molecules, label: str | int) -> LabelReader:
@@ -58,11 +79,7 @@ def label_reader(dataset: Molecules, label: str | int) -> LabelReader:
         )
     if column is not None and not 0 <= column < width:
         raise ValueError(f"'y' has columns 0 to {width - 1} (got {column})")
-
-    def read(data: Data) -> Tensor:
-        return torch.as_tensor(data[name]).reshape(-1, width)[:, column or 0].double()
-
-    return read
+    return LabelReader(name, width, column or 0)
 
 
 def check_units(model: SchNet, dataset: Molecules, label: str | int, per: str = "") -> None:
@@ -112,7 +129,7 @@ class Labelled:
 
     @classmethod
     def read(cls, dataset: Molecules, label: str | int, name: str = "data") -> "Labelled":
-        """Reads a data set.
+        """Reads a data set, in one step where PyG keeps it in memory and nothing transforms it.
 
         Args:
             dataset: Molecules.
@@ -120,23 +137,19 @@ class Labelled:
             name: What to call the data set in errors.
 
         Raises:
-            ValueError: If it is empty, has no such label, or only missing or infinite ones.
+            ValueError: If it is empty, has no such label, or only missing or infinite ones, or if a
+                molecule has more than one.
         """
         if len(dataset) == 0:
             raise ValueError(f"the {name} set is empty")
         read = label_reader(dataset, label)
-        molecules = [(data.z, read(data)) for data in dataset]
-        labels = torch.cat([value for _, value in molecules])
+        z, sizes, labels = _read_collated(dataset, read) or _read_one_by_one(dataset, read, name)
         if labels.isnan().all():
             raise ValueError(f"the {name} set has no label '{label}': all are missing (NaN)")
         if labels.isinf().any():
             first = int(labels.isinf().nonzero()[0])
             raise ValueError(f"molecule {first} of the {name} set has the label {labels[first]}")
-        return cls(
-            torch.cat([z for z, _ in molecules]),
-            torch.tensor([z.numel() for z, _ in molecules]),
-            labels,
-        )
+        return cls(z, sizes, labels)
 
     @property
     def counts(self) -> Tensor:
@@ -151,6 +164,58 @@ class Labelled:
         for tensor in (self.z.long(), self.sizes, self.labels):
             value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, value)
         return value
+
+
+def _read_one_by_one(
+    dataset: Molecules, read: LabelReader, name: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Atomic numbers ``[N]``, atoms ``[M]`` and labels ``[M]`` of any molecules."""
+    z, labels = [], []
+    for i, data in enumerate(dataset):
+        value = data.get(read.name)
+        count = 0 if value is None else torch.as_tensor(value).numel()
+        if count != read.width:
+            raise ValueError(
+                f"'{read.name}' must hold as many numbers in every molecule: {read.width} in "
+                f"molecule 0 of the {name} set, {count} in molecule {i}"
+            )
+        z.append(data.z)
+        labels.append(read(data))
+    return torch.cat(z), torch.tensor([one.numel() for one in z]), torch.cat(labels)
+
+
+def _read_collated(dataset: Any, read: LabelReader) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The same from the tensors that hold all molecules, if these are what the molecules hold."""
+    dataset = _as_view(dataset)
+    if not isinstance(dataset, InMemoryDataset):
+        return None
+    try:
+        data, slices = plain_tensors(dataset)
+    except UnsliceableError:
+        return None
+    if not {"z", read.name} <= slices.keys():
+        return None
+    z, values = data["z"], data[read.name]
+    if not (isinstance(z, Tensor) and isinstance(values, Tensor)):
+        return None
+    rows = slices[read.name].diff()
+    same = values.numel() == len(rows) * read.width and bool((rows == rows[0]).all())
+    if not same or data.__cat_dim__(read.name, values) != 0:
+        return None
+    labels, sizes = read(data), slices["z"].diff()
+    if dataset._indices is not None:
+        molecules = torch.as_tensor(list(dataset._indices))
+        z, sizes, labels = gather(z, slices["z"], molecules), sizes[molecules], labels[molecules]
+    return z, sizes, labels
+
+
+def _as_view(dataset: Any) -> Any:
+    """A subset by PyTorch as one by PyG, where there is one."""
+    if type(dataset) is Subset:
+        whole = _as_view(dataset.dataset)
+        if isinstance(whole, InMemoryDataset):
+            return whole[list(dataset.indices)]
+    return dataset
 
 
 def fit_offsets(model: SchNet, data: Labelled, force_scale: float | None = None) -> None:

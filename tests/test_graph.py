@@ -140,6 +140,13 @@ def test_transform_leaves_no_bonds_behind():
         RadiusGraph(-1.0)
     with pytest.raises(TypeError, match="floating-point"):
         radius_graph(torch.zeros(2, 3, dtype=torch.long), 2.0)
+    with pytest.raises(TypeError, match=r"'pos' must be a tensor \(got ndarray\)"):
+        radius_graph(torch.zeros(2, 3).numpy(), 2.0)
+    for dtype in (torch.uint8, torch.bool, torch.float32):  # of uint8, no difference is negative
+        with pytest.raises(TypeError, match=f"'batch' must hold integers.*{dtype}"):
+            radius_graph(torch.eye(3), 2.0, torch.tensor([1, 0, 1]).to(dtype))
+    shorter = radius_graph(torch.eye(3), 2.0, torch.tensor([0, 0, 1], dtype=torch.int32))
+    assert torch.equal(shorter, radius_graph(torch.eye(3), 2.0, torch.tensor([0, 0, 1])))
 
 
 def test_truncated_edges_do_not_claim_to_be_complete():
@@ -147,6 +154,16 @@ def test_truncated_edges_do_not_claim_to_be_complete():
     assert "cutoff" in RadiusGraph(4.0, max_num_neighbors=20)(data.clone())
     with pytest.warns(UserWarning, match="drops neighbours"):
         assert "cutoff" not in RadiusGraph(4.0, max_num_neighbors=2)(data.clone())
+    with pytest.warns(UserWarning, match="drops neighbours"):  # nor do those that replace others
+        assert "cutoff" not in RadiusGraph(4.0, max_num_neighbors=2)(RadiusGraph(4.0)(data))
+
+
+def test_transform_leaves_no_images_behind():
+    data = random_molecule(4)
+    data.cell = 3.0 * torch.eye(3, dtype=torch.float64)
+    periodic = RadiusGraph(4.0)(data)
+    del periodic.cell, periodic.pbc
+    assert "edge_shift" not in RadiusGraph(4.0)(periodic)
 
 
 def test_plain_torch_gives_the_same_edges(batch):

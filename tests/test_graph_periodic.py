@@ -218,6 +218,7 @@ def cell(*diagonal: float) -> Tensor:
         (dict(r=math.inf), "infinitely many"),
         (dict(r=-1.0), "'r' must be positive"),
         (dict(cell=cell(0.01, 0.01, 0.01)), "in the same unit"),
+        (dict(pos=torch.eye(3).repeat(300, 1), cell=cell(0.2, 0.2, 0.2)), "in the same unit"),
         (dict(pos=1e7 * torch.eye(3)), "wrap them into the cell, or use float64"),
         (dict(pos=1e18 * torch.eye(3).double()), "wrap them"),
         (dict(pos=torch.tensor([[0.0, math.nan, 0.0]])), "must be finite"),
@@ -235,10 +236,23 @@ def test_bad_input(arguments, message):
 def test_wrong_kinds_of_numbers():
     with pytest.raises(TypeError, match="'pbc' must hold bools"):
         radius_graph(torch.eye(3), 2.0, None, cell(3, 3, 3), torch.tensor([1, 0, 1]))
+    with pytest.raises(TypeError, match=r"'cell' must be a tensor \(got list\)"):
+        radius_graph(torch.eye(3), 2.0, None, torch.eye(3).tolist())
     with pytest.raises(TypeError, match="'cell' must hold floating-point"):
         radius_graph(torch.eye(3), 2.0, None, torch.eye(3).long())
     with pytest.raises(ValueError, match="three dimensions and a finite 'r'"):
         radius_graph(torch.zeros(3, 2), 2.0, backend="vesin")
+
+
+def test_systems_of_a_batch_may_be_far_apart():
+    """What rounding does to one of them is no matter of where the others are."""
+    pos, box = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)), cell(3, 3, 3)
+    alone, shifts = radius_graph(pos, 2.0, None, box)
+    batch = torch.tensor([0] * 4 + [1, 3])
+    far = torch.cat([pos, torch.tensor([[1e7, 0.0, 0.0], [-1e7, 0.0, 0.0]])])
+    edges, all_shifts = radius_graph(far, 2.0, batch, box.expand(4, 3, 3))
+    assert torch.equal(edges, alone)
+    assert torch.equal(all_shifts, shifts)
 
 
 def test_infinite_radius_is_fine_where_nothing_is_periodic():

@@ -154,6 +154,17 @@ def test_a_list_made_under_inference_mode_serves_gradients():
     assert pos.grad.isfinite().all()
 
 
+def test_another_radius_is_searched_anew():
+    pos = random_molecule(12).pos
+    neighbor_list = NeighborList(1.5, skin=0.5)
+    neighbor_list(pos)
+    neighbor_list.cutoff = 3.0
+    assert torch.equal(neighbor_list(pos), radius_graph(pos, 3.0))
+    neighbor_list.skin = 0.1
+    assert torch.equal(neighbor_list(pos), radius_graph(pos, 3.0))
+    assert neighbor_list.builds == 3
+
+
 def test_positions_changed_in_place_are_noticed():
     pos = random_molecule(8).pos
     neighbor_list = NeighborList(CUTOFF, skin=0.5)

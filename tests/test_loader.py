@@ -156,6 +156,17 @@ def test_cells_without_pbc_are_not_sliced() -> None:
     assert next(iter(loader)).edge_shift.any()
 
 
+def test_cells_are_not_forgotten() -> None:
+    """PyG drops, without a word, what the first molecule of a batch has not."""
+    made = [random_molecule(3, seed=i) for i in range(4)]
+    made[3].cell = 3.0 * torch.eye(3, dtype=torch.float64).unsqueeze(0)
+    loader = MoleculeLoader(made, batch_size=2)
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(ValueError, match=r"'cell' .* \(molecule 0 of the batch\): .*zeros"):
+        next(batches)
+
+
 class Twice(torch.utils.data.Sampler):
     """Batches of a user's own."""
 

@@ -287,6 +287,7 @@ class _Collater:
 
     def __call__(self, numbers: np.ndarray) -> Batch:
         molecules = [self._dataset[i] for i in numbers.tolist()]
+        _check_cells(molecules)
         if self._cutoff is not None:
             molecules = [self._with_edges(data) for data in molecules]
         batch = self._collate(molecules)
@@ -303,6 +304,18 @@ class _Collater:
                 del data[key]
         radius = edges_to_add(data.to_dict(), self._cutoff)
         return data if radius is None else RadiusGraph(radius)(data)
+
+
+def _check_cells(molecules: Sequence[Any]) -> None:
+    """Refuses molecules of which only some have a cell: PyG would forget those cells in silence."""
+    for key in ("cell", "pbc"):
+        having = [data.get(key) is not None for data in molecules if isinstance(data, Data)]
+        if any(having) and not all(having):
+            raise ValueError(
+                f"some molecules of a batch have '{key}' and others have not (molecule "
+                f"{having.index(False)} of the batch): give the latter cell=torch.zeros(1, 3, 3) "
+                "with pbc=torch.zeros(1, 3, dtype=torch.bool)"
+            )
 
 
 def _check_arguments(

@@ -333,7 +333,8 @@ BAD = [
     (dict(batch=torch.tensor([0, 1, 0])), ValueError, "'batch' must be sorted"),
     (dict(batch=torch.tensor([0, 1])), ValueError, "one entry per atom"),
     (dict(batch=torch.tensor([0.0, 0, 1])), TypeError, "'batch' must hold integers"),
-    (dict(batch=torch.tensor([-1, 0, 0])), ValueError, "from 0 to batch_size - 1"),
+    (dict(batch=torch.tensor([-1, 0, 0])), ValueError, "must not be negative"),
+    (dict(batch=torch.tensor([1, 0, 1], dtype=torch.uint8)), TypeError, "int64 .got torch.uint8"),
     (dict(batch=torch.tensor([0, 0, 2]), batch_size=2), ValueError, "got 0 to 2, batch_size 2"),
 ]
 

@@ -10,7 +10,7 @@ source is displaced:
 """
 
 from .checks import check_atoms
-from .distance import edge_lengths, edge_vectors
+from .distance import edge_lengths, edge_vectors, measured_edges
 from .molecules import molecule_edges
 from .search import neighbors, periodic_neighbors, radius_graph
 from .transform import RadiusGraph, num_molecules
@@ -22,6 +22,7 @@ __all__ = [
     "check_atoms",
     "edge_lengths",
     "edge_vectors",
+    "measured_edges",
     "molecule_edges",
     "neighbors",
     "num_molecules",

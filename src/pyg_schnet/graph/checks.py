@@ -6,6 +6,17 @@ import torch
 from torch import Tensor
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Refuses arrays and lists, of which it would be unclear where results belong.
+
+    Raises:
+        TypeError: If this is no tensor.
+    """
+    if not isinstance(value, Tensor):
+        kind = type(value).__name__
+        raise TypeError(f"'{name}' must be a tensor (got {kind}): use torch.as_tensor({name})")
+
+
 def check_atoms(pos: Tensor, r: float, batch: Tensor | None) -> None:
     """Checks positions, radius and the assignment of atoms to systems.
 
@@ -15,25 +26,51 @@ def check_atoms(pos: Tensor, r: float, batch: Tensor | None) -> None:
         batch: System of each atom, ``[N]``, or ``None``.
 
     Raises:
-        TypeError: If positions are no floating-point numbers.
+        TypeError: If a tensor holds the wrong kind of numbers.
         ValueError: If anything else is wrong.
     """
+    check_positions(pos)
+    if not r > 0:
+        raise ValueError(f"'r' must be positive (got {r})")
+    if batch is not None:
+        check_batch(batch, pos.size(0))
+
+
+def check_positions(pos: Tensor) -> None:
+    """Checks positions ``[N, D]``.
+
+    Raises:
+        TypeError: If they are no tensor of floating-point numbers.
+        ValueError: If they have another shape, or one of them is not finite.
+    """
+    check_tensor("pos", pos)
     if not pos.is_floating_point():
         raise TypeError(f"'pos' must hold floating-point numbers (got {pos.dtype})")
     if pos.dim() != 2:
         raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
-    if not r > 0:
-        raise ValueError(f"'r' must be positive (got {r})")
+    pos = pos.detach()
+    # What is not finite shows in the sum; so may an overflow, hence the second look.
+    if math.isfinite(float(pos.sum())):
+        return
     finite = pos.isfinite().all(dim=-1)
     if not finite.all():
         atom = int((~finite).nonzero()[0])
         raise ValueError(f"positions must be finite (got {pos[atom].tolist()} for atom {atom})")
-    if batch is None:
-        return
-    if batch.shape != pos.shape[:1]:
+
+
+def check_batch(batch: Tensor, num_atoms: int) -> None:
+    """Checks the assignment of atoms to systems, ``[N]``.
+
+    Raises:
+        TypeError: If it holds no integers.
+        ValueError: If it is not sorted, negative, or of another length.
+    """
+    check_tensor("batch", batch)
+    if batch.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"'batch' must hold integers, int64 (got {batch.dtype})")
+    if batch.shape != (num_atoms,):
         raise ValueError(
-            f"'batch' must have one entry per atom (got shape {list(batch.shape)} "
-            f"for {pos.size(0)} atoms)"
+            f"'batch' must have one entry per atom, [{num_atoms}] (got {list(batch.shape)})"
         )
     if (batch.diff() < 0).any():
         raise ValueError(
@@ -77,6 +114,7 @@ def unify_cells(
         ValueError: If shapes do not match, lattice vectors are not finite, or all pairs of a
             periodic system are asked for.
     """
+    check_tensor("cell", cell)
     if not cell.is_floating_point():
         raise TypeError(f"'cell' must hold floating-point numbers (got {cell.dtype})")
     cells = cell.unsqueeze(0) if cell.dim() == 2 else cell
@@ -97,7 +135,7 @@ def unify_cells(
         )
     periodic = torch.as_tensor(True if pbc is None else pbc, device=pos.device)
     if periodic.dtype != torch.bool:
-        raise TypeError(f"'pbc' must hold bools (got {periodic.dtype})")
+        raise TypeError(f"'pbc' must hold bools (got {periodic.dtype}): use pbc.bool()")
     if periodic.shape not in ((), (3,), (num_systems, 3)):
         raise ValueError(
             f"'pbc' must be a bool, or have shape [3] or [{num_systems}, 3] "

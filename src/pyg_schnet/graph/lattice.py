@@ -14,8 +14,8 @@ from torch import Tensor
 # Heights of a cell below this fraction of its edges count as zero.
 _FLATTEST = 1e-6
 
-# Images of one atom within the radius: a thousand times more than any model wants.
-_MAX_IMAGES = 1 << 24
+# Neighbours of one atom: a hundred times more than any model wants.
+_MAX_NEIGHBORS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def build_lattice(
 
     Raises:
         ValueError: If lattice vectors along periodic directions are linearly dependent, if an atom
-            has more images than could be wanted, or if rounding makes distances meaningless.
+            has more neighbours than could be wanted, or if rounding makes distances meaningless.
     """
     vectors = (cells * periodic.unsqueeze(-1)).contiguous()
     dual = dual_vectors(vectors, periodic)
@@ -71,18 +71,17 @@ def build_lattice(
     else:
         fractional = (pos.double().unsqueeze(1) @ dual[batch]).squeeze(1)
     inverse_heights = dual.norm(dim=1)  # [B, 3]
-    if pos.size(0) == 0:
-        spread, extent = fractional.new_zeros(3), fractional.new_zeros(())
-    else:
-        spread = fractional.amax(dim=0) - fractional.amin(dim=0)  # at least that of each system
-        extent = (pos.amax(dim=0) - pos.amin(dim=0)).double().sum()
+    members = pos.new_zeros(pos.size(0), dtype=torch.long) if batch is None else batch.long()
+    num_atoms = torch.bincount(members, minlength=cells.size(0))  # [B]
+    spread = _spread(fractional, members, cells.size(0))  # [B, 3]
+    extent = _spread(pos, members, cells.size(0)).double().sum(dim=1)  # [B]
     # Rounding errors of a distance: those of the shift, of the difference, of the norm.
     images = spread + r * inverse_heights + 1.0  # [B, 3]
     magnitude = r + extent + (images * vectors.double().norm(dim=2)).sum(dim=1)  # [B]
     error = _slack(pos) * magnitude * periodic.any(dim=1)
     radius = r * (1.0 + _slack(pos)) + error
     reach = radius.unsqueeze(1) * inverse_heights
-    _check_numbers(r, error, images, inverse_heights)
+    _check_numbers(r, error, images, inverse_heights, num_atoms)
     return Lattice(vectors, dual, fractional, radius, reach)
 
 
@@ -130,12 +129,27 @@ def _slack(pos: Tensor) -> float:
     return 16.0 * torch.finfo(pos.dtype).eps
 
 
-def _check_numbers(r: float, error: Tensor, images: Tensor, inverse_heights: Tensor) -> None:
-    seen = (2.0 * r * inverse_heights + 1.0).prod(dim=1)  # [B]
-    if bool((seen > _MAX_IMAGES).any()):
+def _spread(rows: Tensor, members: Tensor, num_systems: int) -> Tensor:
+    """Largest minus smallest row of each system, ``[B, K]``; zero where there are none."""
+    if num_systems == 1 and rows.size(0) > 0:
+        return (rows.amax(dim=0) - rows.amin(dim=0)).unsqueeze(0)
+    nothing = rows.new_zeros(num_systems, rows.size(1))
+    index = members.unsqueeze(1).expand_as(rows)
+    high = nothing.scatter_reduce(0, index, rows, "amax", include_self=False)
+    return high - nothing.scatter_reduce(0, index, rows, "amin", include_self=False)
+
+
+def _check_numbers(
+    r: float, error: Tensor, images: Tensor, inverse_heights: Tensor, num_atoms: Tensor
+) -> None:
+    # Within the box around the ball: images of one atom at most, atoms at their mean density.
+    spans = 2.0 * r * inverse_heights  # [B, 3]
+    density = torch.where(inverse_heights > 0, spans, 1.0).prod(dim=1) * num_atoms
+    seen = torch.maximum((spans + 1.0).prod(dim=1), density)  # [B]
+    if bool((seen > _MAX_NEIGHBORS).any()):
         raise ValueError(
-            f"within r = {r:g} an atom has about {float(seen.max()):.0e} images of another: are "
-            "'cell' and 'r' in the same unit?"
+            f"within r = {r:g} an atom has about {float(seen.max()):.0e} neighbours: are 'cell' "
+            "and 'r' in the same unit?"
         )
     if bool((error >= 0.1 * r).any()) or bool((images >= 2.0**30).any()):
         raise ValueError(

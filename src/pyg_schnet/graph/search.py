@@ -104,12 +104,12 @@ def radius_graph(
     tensor([[-1., 0., 0.],
             [ 1., 0., 0.]])
     """
-    pos = pos.detach()
     check_atoms(pos, r, batch)
+    pos = pos.detach()
     if cell is None:
         check_open(pbc)
         return neighbors(pos, r, batch, max_num_neighbors, backend)
-    return periodic_neighbors(pos, r, batch, cell.detach(), pbc, max_num_neighbors, backend)
+    return periodic_neighbors(pos, r, batch, cell, pbc, max_num_neighbors, backend)
 
 
 def neighbors(
@@ -150,6 +150,7 @@ def periodic_neighbors(
     if backend == "torch-cluster":
         raise ValueError("backend 'torch-cluster' knows no periodic cells: use backend='auto'")
     cells, periodic = unify_cells(pos, r, batch, cell, pbc)
+    cells = cells.detach()
     if not bool(periodic.any()):
         edge_index = neighbors(pos, r, batch, None, backend)
         edge_shift = pos.new_zeros(edge_index.size(1), 3)

@@ -61,6 +61,9 @@ class RadiusGraph(BaseTransform):
             periodic = torch.as_tensor(True if pbc is None else pbc)
             data.pbc = periodic.expand(data.cell.size(0), 3).clone()
             lengths = edge_lengths(data.pos, edges, shifts, data.cell, data.batch)
+        for stale in ("edge_shift", "cutoff"):
+            if stale in data:
+                del data[stale]
         data.edge_index, data.edge_weight = edges, lengths
         if shifts is not None:
             data.edge_shift = shifts

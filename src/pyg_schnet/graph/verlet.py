@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..ops.dispatch import use_cpu_kernels
-from .checks import check_atoms, check_open, unify_cells
+from .checks import check_atoms, check_open, check_tensor, unify_cells
 from .distance import edge_vectors
 from .lattice import build_lattice, without_cell
 from .search import neighbors, periodic_neighbors
@@ -22,6 +22,7 @@ class _Build:
     """A search with the larger radius, and what it was made from.
 
     Attributes:
+        radius: The radius.
         pos: Positions then, ``[N, D]``.
         batch: System of each atom ``[N]``, or ``None``.
         system: Whose cell each atom is in, ``[N]``; zeros without cells.
@@ -33,6 +34,7 @@ class _Build:
         shifts: ``[E, 3]``; zeros without a cell.
     """
 
+    radius: float
     pos: Tensor
     batch: Tensor | None
     system: Tensor
@@ -132,14 +134,17 @@ class NeighborList:
             TypeError: As :func:`radius_graph` does.
             ValueError: As :func:`radius_graph` does.
         """
+        check_tensor("pos", pos)
         pos = pos.detach()
         cells, periodic = None, torch.zeros(1, 3, dtype=torch.bool, device=pos.device)
         if cell is None:
             check_open(pbc)
         elif pos.dim() == 2:
-            cells, periodic = unify_cells(pos, self.cutoff, batch, cell.detach(), pbc)
-            cells = (cells * periodic.unsqueeze(2)).contiguous()
+            cells, periodic = unify_cells(pos, self.cutoff, batch, cell, pbc)
+            cells = (cells.detach() * periodic.unsqueeze(2)).contiguous()
         build, jumps = self._build, None
+        if build is not None and build.radius != self.cutoff + self.skin:
+            build = None  # the user has changed them
         if build is not None and _same_system(build, pos, batch, cells, periodic):
             jumps = self._followed(build, pos, cells)
         if build is None or jumps is None:
@@ -169,13 +174,13 @@ class NeighborList:
             periodic = torch.zeros(1, 3, dtype=torch.bool, device=pos.device)
         else:
             system = system if kept is None else kept.long()
-            cells, periodic = unify_cells(pos, r, batch, cell.detach(), pbc)
-            lattice = build_lattice(pos, r, batch, cells, periodic)
-            edges, shifts = periodic_neighbors(pos, r, batch, cell.detach(), pbc)
+            cells, periodic = unify_cells(pos, r, batch, cell, pbc)
+            lattice = build_lattice(pos, r, batch, cells.detach(), periodic)
+            edges, shifts = periodic_neighbors(pos, r, batch, cell, pbc)
             cells, periodic = lattice.vectors, periodic.clone()
         error = float(lattice.radius.max()) - r
         dual = lattice.dual
-        return _Build(pos.clone(), kept, system, cells, periodic, dual, error, edges, shifts)
+        return _Build(r, pos.clone(), kept, system, cells, periodic, dual, error, edges, shifts)
 
     def _followed(self, build: _Build, pos: Tensor, cells: Tensor | None) -> Tensor | None:
         """By how many lattice vectors each atom was moved, ``[N, 3]``; ``None`` to search again."""

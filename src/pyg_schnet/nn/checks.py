@@ -1,11 +1,10 @@
 r"""Checks of what goes into the network: bad input must never give a wrong number in silence."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from ..data.species import NUM_SPECIES
+from ..graph.checks import check_batch, check_positions
 from ..ops.geometry import are_sound
 
 
@@ -28,38 +27,20 @@ def check_atoms(
         raise TypeError(f"'z' must hold integers, the atomic numbers (got {z.dtype})")
     if z.dim() != 1:
         raise ValueError(f"'z' must have shape [N] (got {list(z.shape)})")
-    if not pos.is_floating_point():
-        raise TypeError(f"'pos' must hold floating-point numbers (got {pos.dtype})")
-    if pos.dim() != 2 or pos.size(0) != z.size(0):
+    check_positions(pos)
+    if pos.size(0) != z.size(0):
         raise ValueError(
             f"'pos' must have one row per atom, [{z.size(0)}, D] (got {list(pos.shape)})"
         )
-    if batch is not None and batch.shape != z.shape:
-        raise ValueError(
-            f"'batch' must have one entry per atom, [{z.size(0)}] (got {list(batch.shape)})"
-        )
-    if batch is not None and (batch.is_floating_point() or batch.dtype == torch.bool):
-        raise TypeError(f"'batch' must hold integers (got {batch.dtype})")
+    if batch is not None:
+        check_batch(batch, z.size(0))
     if z.numel() == 0:
         return
-    # What is not finite shows in the sum; so may an overflow, hence the second look.
-    if not (math.isfinite(float(pos.detach().sum())) or bool(pos.detach().isfinite().all())):
-        atom = int((~pos.detach().isfinite().all(dim=-1)).nonzero()[0])
-        raise ValueError(
-            f"positions must be finite (got {pos[atom].detach().tolist()} for atom {atom})"
-        )
     low, high = z.aminmax()
     if int(low) < 0 or int(high) >= NUM_SPECIES:
         atom = int(((z < 0) | (z >= NUM_SPECIES)).nonzero()[0])
         raise ValueError(f"atomic numbers must be 1 to 100 (got {int(z[atom])} for atom {atom})")
-    if batch is None:
-        return
-    if bool((batch.diff() < 0).any()):
-        raise ValueError(
-            "'batch' must be sorted, so that molecules are contiguous: reorder the atoms by "
-            "'order = batch.argsort(stable=True)' first"
-        )
-    if int(batch[0]) < 0 or (batch_size is not None and int(batch[-1]) >= batch_size):
+    if batch is not None and batch_size is not None and int(batch[-1]) >= batch_size:
         raise ValueError(
             f"'batch' must number the molecules from 0 to batch_size - 1 (got {int(batch[0])} to "
             f"{int(batch[-1])}, batch_size {batch_size})"
@@ -92,6 +73,45 @@ def check_edges(edge_index: Tensor, batch: Tensor) -> None:
     if apart.any():
         j, i = edge_index[:, int(apart.nonzero()[0])].tolist()
         raise ValueError(f"an edge joins atoms {j} and {i}, which belong to different molecules")
+
+
+def check_shifts(edge_shift: Tensor, edge_index: Tensor, batch: Tensor, periodic: Tensor) -> None:
+    """Checks the images that given edges lead to.
+
+    Args:
+        edge_shift: Lattice vectors by which the source of each edge is displaced, ``[E, 3]``.
+        edge_index: Edges ``[2, E]``.
+        batch: System of each atom ``[N]``.
+        periodic: Along which directions each system repeats, ``[B, 3]``.
+
+    Raises:
+        TypeError: If they are no numbers.
+        ValueError: If there is not one row per edge, or a row is no image of its system.
+    """
+    if edge_shift.dtype == torch.bool or edge_shift.is_complex():
+        raise TypeError(f"'edge_shift' must hold numbers (got {edge_shift.dtype})")
+    if edge_shift.shape != (edge_index.size(1), 3):
+        raise ValueError(
+            f"'edge_shift' must have shape [{edge_index.size(1)}, 3], a row per edge "
+            f"(got {list(edge_shift.shape)})"
+        )
+    whole = edge_shift == edge_shift.round()  # NaN is not
+    if not whole.all():
+        edge = int((~whole).any(dim=1).nonzero()[0])
+        raise ValueError(
+            f"'edge_shift' must count lattice vectors, in whole numbers (got "
+            f"{edge_shift[edge].tolist()} for edge {edge}): are these distances?"
+        )
+    if bool(periodic.all()):
+        return
+    outside = (edge_shift != 0) & ~periodic[batch[edge_index[0]]]
+    if outside.any():
+        edge = int(outside.any(dim=1).nonzero()[0])
+        along = periodic[batch[edge_index[0, edge]]].tolist()
+        raise ValueError(
+            f"edge {edge} leads along a direction that is not periodic (got 'edge_shift' "
+            f"{edge_shift[edge].tolist()} with 'pbc' {along})"
+        )
 
 
 def check_species(z: Tensor, species: Tensor) -> None:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..graph import edge_lengths, neighbors, periodic_neighbors
+from ..graph import edge_lengths, measured_edges, neighbors, periodic_neighbors
 from ..ops import EdgePlan
-from ..ops.geometry import edge_vectors
 from . import checks
 from .conv import SchNetConv
 from .system import CheckedSystem, reach
@@ -32,7 +31,7 @@ def measured(model: "SchNet", system: CheckedSystem) -> tuple[Tensor, Tensor]:
         if moving or torch.compiler.is_compiling():
             edge_weight = edge_lengths(pos, *along)
         else:
-            edge_weight = edge_vectors(pos, *along)[1]
+            edge_weight = measured_edges(pos, *along)[1]
     if torch.compiler.is_compiling():
         if model.envelope == "none":
             torch._assert_async(
@@ -58,7 +57,7 @@ def found(model: "SchNet", system: CheckedSystem) -> tuple[Tensor, Tensor | None
             edge_index = neighbors(pos, reach(model), batch, limit)
         else:
             edge_index, edge_shift = periodic_neighbors(
-                pos, reach(model), batch, cell.detach(), system.pbc, limit
+                pos, reach(model), batch, cell, system.pbc, limit
             )
     real = _between_atoms(system.z, edge_index)
     if real is None:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
+from ..graph import measured_edges
 from ..ops import kernels_for, threads
-from ..ops.geometry import edge_vectors, forces_from_distances, virial_from_distances
+from ..ops.geometry import forces_from_distances, virial_from_distances
 from . import edges, molecule
 from .layers import read_layers, weights_of
 from .response import forces_from_energy, strained, stress_from_energy, volumes_of
@@ -69,7 +70,7 @@ def predict(
     z, pos, batch, num_systems, *_, cell, _ = checked
     volumes = volumes_of(cell) if with_stress else None
     edge_index, edge_shift = edges.found(model, checked)
-    vectors, lengths = edge_vectors(pos, edge_index, edge_shift, cell, batch)
+    vectors, lengths = measured_edges(pos, edge_index, edge_shift, cell, batch)
     x = embedding(z, model.embedding.weight)  # [N, F]
     distances = lengths.to(x.dtype)
     plan = edges.prepared(model, x, edge_index, distances)

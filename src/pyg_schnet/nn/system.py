@@ -84,9 +84,12 @@ def check_system(model: "SchNet", system: System) -> CheckedSystem:
         batch, batch_size = torch.zeros_like(z), batch_size or 1
     elif batch_size is None:
         batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
+    if edge_shift is not None and (cell is None or edge_index is None):
+        raise ValueError(
+            "'edge_shift' needs the edges that it belongs to, 'edge_index', and the 'cell' whose "
+            "vectors it counts (got None)"
+        )
     if cell is None:
-        if edge_shift is not None:
-            raise ValueError("'edge_shift' needs the 'cell' whose vectors it counts (got None)")
         if not compiling:
             check_open(pbc)
         periodic = None
@@ -96,6 +99,9 @@ def check_system(model: "SchNet", system: System) -> CheckedSystem:
         cell, periodic = _check_cells(model, system, batch, batch_size)
     if edge_index is not None and not compiling:
         checks.check_edges(edge_index, batch)
+        if edge_shift is not None:
+            assert periodic is not None
+            checks.check_shifts(edge_shift, edge_index, batch, periodic)
     return CheckedSystem(z, pos, batch, batch_size, edge_index, edge_shift, cell, periodic)
 
 

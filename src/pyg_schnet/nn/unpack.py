@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from ..graph import num_molecules
-from ..ops.geometry import edge_vectors
+from ..graph import measured_edges, num_molecules
+from ..graph.checks import unify_cells
 from . import checks
-from .system import System
+from .system import System, reach
 
 if TYPE_CHECKING:
     from .schnet import SchNet
@@ -65,15 +65,19 @@ def _plain(value: Tensor) -> Tensor:
 
 
 def _check_stored_edges(model: "SchNet", data: Data, fields: dict) -> None:
-    edge_index, edge_shift, batch = fields["edge_index"], fields["edge_shift"], fields["batch"]
-    checks.check_edges(edge_index, torch.zeros_like(data.z) if batch is None else batch)
-    if fields["cell"] is not None and edge_shift is None:
-        raise ValueError(
-            "the data are periodic, but their edges have no 'edge_shift': remove 'edge_weight' to "
-            "have edges built, or apply pyg_schnet.RadiusGraph again"
-        )
-    cell = None if edge_shift is None else fields["cell"]
-    lengths = edge_vectors(data.pos.detach(), edge_index, edge_shift, cell, batch)[1]
+    edge_index, edge_shift, cell = fields["edge_index"], fields["edge_shift"], fields["cell"]
+    batch = fields["batch"]
+    member = torch.zeros_like(data.z) if batch is None else batch
+    checks.check_edges(edge_index, member)
+    if cell is not None:
+        if edge_shift is None:
+            raise ValueError(
+                "the data are periodic, but their edges have no 'edge_shift': remove "
+                "'edge_weight' to have edges built, or apply pyg_schnet.RadiusGraph again"
+            )
+        cell, periodic = unify_cells(data.pos, reach(model), batch, cell, fields["pbc"])
+        checks.check_shifts(edge_shift, edge_index, member, periodic)
+    lengths = measured_edges(data.pos.detach(), edge_index, edge_shift, cell, batch)[1]
     if data.edge_weight.shape != lengths.shape or not torch.allclose(
         data.edge_weight.detach().to(lengths), lengths, atol=1e-3
     ):
@@ -82,24 +86,19 @@ def _check_stored_edges(model: "SchNet", data: Data, fields: dict) -> None:
             "moved since, or are these bonds? Remove both to have edges built, or apply "
             "pyg_schnet.RadiusGraph again"
         )
-    reach = data.get("cutoff")
-    if reach is None:  # edges of the user's own making
+    radius = data.get("cutoff")
+    if radius is None:  # edges of the user's own making
         return
-    reach = float(torch.as_tensor(reach).min())
-    if model.envelope != "none" and reach < model.cutoff * (1 - 1e-6):
+    radius = float(torch.as_tensor(radius).min())
+    if model.envelope != "none" and radius < model.cutoff * (1 - 1e-6):
         raise ValueError(
-            f"the edges in the data reach to {reach:g} A, the model to {model.cutoff:g} A; build "
+            f"the edges in the data reach to {radius:g} A, the model to {model.cutoff:g} A; build "
             f"the data with cutoff={model.cutoff:g}, or remove 'edge_weight' to have edges built"
         )
     if model.envelope == "none":
-        if fields["cell"] is not None:
-            raise ValueError(
-                "a model without envelope has no cutoff, and suits molecules only: these data are "
-                "periodic"
-            )
         sizes = torch.bincount(batch) if batch is not None else torch.tensor([data.z.numel()])
         if edge_index.size(1) != int((sizes * (sizes - 1)).sum()):
             raise ValueError(
-                f"the edges in the data reach to {reach:g} A and leave out pairs of atoms; a model "
-                "without envelope needs all pairs: use a larger cutoff for the data"
+                f"the edges in the data reach to {radius:g} A and leave out pairs of atoms; a "
+                "model without envelope needs all pairs: use a larger cutoff for the data"
             )

@@ -1,7 +1,4 @@
-r"""From positions to distances, and from derivatives by distances to forces, without a graph.
-
-What :func:`pyg_schnet.edge_lengths` and its derivative do, in two loops over the edges.
-"""
+r"""From derivatives by distances to forces and virials, without autograd."""
 
 import torch
 from torch import Tensor
@@ -24,55 +21,6 @@ def are_sound(edge_index: Tensor, batch: Tensor) -> bool:
     return not geometry_kernels.join_molecules(
         edge_index.contiguous().numpy(), batch.contiguous().numpy()
     )
-
-
-def edge_vectors(
-    pos: Tensor,
-    edge_index: Tensor,
-    edge_shift: Tensor | None = None,
-    cell: Tensor | None = None,
-    batch: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    r"""Vectors from target to source along the edges, and their lengths.
-
-    Args:
-        pos: Positions, ``[N, D]``.
-        edge_index: Edges, ``[2, E]``.
-        edge_shift: Lattice vectors by which each source is displaced, ``[E, 3]``.
-        cell: Lattice vectors in rows, ``[B, 3, 3]`` or ``[3, 3]``.
-        batch: System of each atom, ``[N]``.
-
-    Returns:
-        Vectors ``[E, D]`` and lengths ``[E]``.
-    """
-    if not use_cpu_kernels(pos):
-        source, target = edge_index
-        vectors = pos.index_select(0, source) - pos.index_select(0, target)
-        if edge_shift is not None and cell is not None:
-            cells = cell.reshape(-1, 3, 3)
-            if batch is not None:
-                cells = cells.index_select(0, batch.index_select(0, target))  # [E, 3, 3]
-            # Not a matrix product: that may round an edge and its reverse differently.
-            vectors = vectors + (edge_shift.unsqueeze(2) * cells).sum(dim=1)
-        return vectors, vectors.square().sum(dim=1).sqrt()
-    from . import geometry_kernels
-
-    vectors = pos.new_empty(edge_index.size(1), pos.size(1))
-    lengths = pos.new_empty(edge_index.size(1))
-    edges = (pos.contiguous().numpy(), edge_index.contiguous().numpy())
-    if edge_shift is None or cell is None:
-        geometry_kernels.edge_vectors(*edges, vectors.numpy(), lengths.numpy())
-        return vectors, lengths
-    system = pos.new_zeros(len(pos), dtype=torch.long) if batch is None else batch
-    geometry_kernels.shifted_edge_vectors(
-        *edges,
-        edge_shift.to(pos).contiguous().numpy(),
-        cell.detach().to(pos).reshape(-1, 3, 3).contiguous().numpy(),
-        system.contiguous().numpy(),
-        vectors.numpy(),
-        lengths.numpy(),
-    )
-    return vectors, lengths
 
 
 def forces_from_distances(

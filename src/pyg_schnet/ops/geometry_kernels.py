@@ -1,4 +1,4 @@
-"""Loops over edges of :mod:`pyg_schnet.ops.geometry` on the CPU."""
+"""Loops over pairs and edges of atoms on the CPU."""
 
 import math
 

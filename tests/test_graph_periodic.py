@@ -193,6 +193,10 @@ def test_max_num_neighbors_counts_images():
         _, shifts = radius_graph(pos, 4.5, None, cell, torch.tensor([1, 1, 0]) > 0, 2)
     assert shifts.tolist() == [[-1, 0, 0], [1, 0, 0]]
     assert caught[0].filename == __file__
+    pair = torch.tensor([[0.0, 0, 0], [2.9, 0, 0]])  # nearest across the border
+    with pytest.warns(UserWarning, match="drops neighbours"):
+        edges, shifts = radius_graph(pair, 3.5, None, 3.0 * torch.eye(3), True, 1)
+    assert rows(edges, shifts) == [(0, 1, 1, 0, 0), (1, 0, -1, 0, 0)]
 
 
 def cell(*diagonal: float) -> Tensor:
@@ -253,6 +257,17 @@ def test_systems_of_a_batch_may_be_far_apart():
     edges, all_shifts = radius_graph(far, 2.0, batch, box.expand(4, 3, 3))
     assert torch.equal(edges, alone)
     assert torch.equal(all_shifts, shifts)
+
+
+def test_an_empty_system_behind_a_large_one(monkeypatch):
+    monkeypatch.setattr(pyg_schnet.graph.systems, "_LARGE", {"cpu": 4})
+    monkeypatch.setattr(pyg_schnet.graph.systems, "_FILLED", math.inf)
+    pos = 2.0 * torch.rand(7, 3, generator=torch.Generator().manual_seed(1))
+    cells = torch.stack([cell(3, 3, 3), cell(9, 9, 9), cell(2, 3, 4)])
+    edges, shifts = radius_graph(pos, 2.5, torch.tensor([0, 0, 0, 0, 0, 2, 2]), cells)
+    last, last_shifts = radius_graph(pos[5:], 2.5, None, cells[2])
+    assert torch.equal(edges[:, edges[1] >= 5], last + 5)
+    assert torch.equal(shifts[edges[1] >= 5], last_shifts)
 
 
 def test_infinite_radius_is_fine_where_nothing_is_periodic():

@@ -111,6 +111,26 @@ def test_a_pair_from_beyond_the_skin_is_not_missed():
     assert neighbor_list.builds < 12
 
 
+def test_a_shrinking_cell_brings_images_in():
+    """An atom that stays where it is sees those that were beyond the skin."""
+    neighbor_list = NeighborList(2.9, skin=0.4)
+    atom, cell = torch.zeros(1, 3), 3.4 * torch.eye(3)
+    counts = [neighbor_list(atom, cell=scale * cell)[0].size(1) for scale in (1.0, 0.98, 0.82)]
+    assert counts == [0, 0, 6]
+    assert neighbor_list.builds == 2
+
+
+def test_atoms_are_followed_across_the_border_of_a_strained_cell():
+    """Their way is that of the cell as it is now: otherwise 0.8 A would seem to be missing."""
+    neighbor_list = NeighborList(CUTOFF, skin=1.0)
+    pos, cell = random_molecule(8).pos, 40.0 * torch.eye(3, dtype=torch.float64)
+    neighbor_list(pos, cell=cell)
+    moved, wider = 1.02 * pos, 1.02 * cell
+    moved[:3] += wider[1]
+    assert rows(*neighbor_list(moved, cell=wider)) == rows(*radius_graph(moved, CUTOFF, cell=wider))
+    assert neighbor_list.builds == 1
+
+
 def test_pairs_of_the_skin_on_request():
     pos, batch, cells, pbc, _ = crystal()
     neighbor_list = NeighborList(CUTOFF, skin=0.8, exact=False)
@@ -171,6 +191,10 @@ def test_positions_changed_in_place_are_noticed():
     neighbor_list(pos)
     pos *= 0.7
     assert torch.equal(neighbor_list(pos), radius_graph(pos, CUTOFF))
+    batch = torch.arange(8) // 4
+    neighbor_list(pos, batch)
+    batch.copy_(torch.arange(8) // 2)
+    assert torch.equal(neighbor_list(pos, batch), radius_graph(pos, CUTOFF, batch))
 
 
 @pytest.mark.parametrize("with_cell", [True, False])

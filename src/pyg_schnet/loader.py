@@ -62,8 +62,9 @@ class MoleculeLoader:
 
     Raises:
         TypeError: If ``dataset`` has no length and indices, or ``batch_size`` is no whole number.
-        ValueError: If the data set is empty, arguments contradict each other, or the molecules have
-            other edges than those asked for.
+        ValueError: If the data set is empty, arguments contradict each other, the molecules have
+            other edges than those asked for, or only some of a batch have a cell (PyG would drop
+            it).
         IndexError: If a sampler gives an index that is out of range.
 
     >>> from pyg_schnet.datasets import QM9Sample

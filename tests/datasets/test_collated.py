@@ -70,6 +70,29 @@ def test_edges_as_for_each_molecule(sizes: list[int], cutoff: float) -> None:
     assert "edge_index" not in data
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("periodic", [True, False])
+def test_edges_of_crystals_as_for_each_one(dtype: torch.dtype, periodic: bool) -> None:
+    sizes = [3, 1, 5, 2]
+    molecules = random_molecules(sizes)
+    for i, molecule in enumerate(molecules):
+        molecule.pos = molecule.pos.to(dtype)
+        molecule.pbc = torch.tensor([[i != 2, i > 2, i == 1]]) & periodic
+        molecule.cell = ((2.2 + 0.1 * i) * torch.eye(3, dtype=dtype) + 0.3).unsqueeze(0)
+    data, slices = InMemoryDataset.collate(molecules)
+    expected = [RadiusGraph(3.0)(molecule.clone()) for molecule in molecules]
+    found = list(split(*add_edges(data, slices, 3.0)))
+    for one, wanted in zip(found, expected, strict=True):
+        assert_same(one, wanted)
+    assert [one.edge_shift.any().item() for one in found] == [
+        periodic and i != 2 for i in range(len(sizes))
+    ]
+    data.cell = data.cell.flatten(0, 1)  # as of molecules with cells [3, 3]
+    if periodic:
+        with pytest.raises(ValueError, match=r"store it as \[1, 3, 3\]"):
+            add_edges(data, slices, 3.0)
+
+
 def test_sample_with_edges_as_radius_graph() -> None:
     plain, dataset = QM9Sample(), QM9Sample(cutoff=3.0)
     for i in [0, 1, 77, 1500, len(dataset) - 1]:

@@ -51,6 +51,8 @@ def test_stress_and_forces_against_central_differences(mode: str, stored: bool) 
     systems = [crystal("xyz"), crystal("xy", seed=1)]
     batch = Batch.from_data_list([RadiusGraph(4.0)(s) if stored else s for s in systems])
     predicted = model.predict(batch, stress=True)
+    alone = model.predict(systems[0], stress=True)  # goes another way than a batch
+    torch.testing.assert_close(alone["stress"], predicted["stress"][:1], rtol=1e-9, atol=1e-12)
     step = 1e-4
     for number, system in enumerate(systems):
 
@@ -87,6 +89,33 @@ def test_batch_of_crystals_and_molecules_as_one_by_one() -> None:
     for made in (systems, [RadiusGraph(4.0)(system) for system in systems]):
         batch = Batch.from_data_list(made)
         torch.testing.assert_close(model.predict(batch)["energy"], wanted)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_padding_atoms_have_no_images(stored: bool) -> None:
+    model, data = small_model().eval(), crystal()
+    padded = data.clone()
+    padded.z = torch.cat([data.z[:2], torch.tensor([0]), data.z[2:]])
+    padded.pos = torch.cat([data.pos[:2], data.pos[:1] + 0.5, data.pos[2:]])
+    if stored:
+        padded = RadiusGraph(4.0)(padded)
+    wanted, found = (model.predict(system, stress=True) for system in (data, padded))
+    for name in ("energy", "stress"):
+        torch.testing.assert_close(found[name], wanted[name])
+    assert not found["forces"][2].any()
+
+
+def test_gradients_by_the_cell_alone() -> None:
+    """Positions need no gradients for the energy to have one by the cell."""
+    model, data = small_model().eval(), crystal()
+    cell = data.cell.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(model(data.z, data.pos, cell=cell).sum(), cell)
+    ends = []
+    for sign in (1, -1):
+        moved = data.cell.clone()
+        moved[0, 2, 1] += sign * 1e-4
+        ends.append(model(data.z, data.pos, cell=moved).item())
+    assert slope[0, 2, 1].item() == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-6)
 
 
 def test_edges_are_checked_against_the_cell() -> None:

@@ -98,7 +98,7 @@ def add_edges(data: Data, slices: Slices, cutoff: float) -> tuple[Data, Slices]:
     data = copy.copy(data)
     data.edge_index, data.edge_weight = edge_index, edge_weight
     size = starts.numel() - 1
-    data.cutoff = data.pos.new_full((size,), cutoff)
+    data.cutoff = torch.full((size,), float(cutoff))
     added = dict.fromkeys(("edge_index", "edge_weight"), edge_starts)
     if edge_shift is not None:
         data.edge_shift = edge_shift

@@ -241,7 +241,7 @@ def test_errors():
     edges, shifts = radius_graph(data.pos, 4.0, None, data.cell)
     with pytest.raises(ValueError, match="need 'edge_shift'"):
         model(data.z, data.pos, None, edges, None, data.cell)
-    with pytest.raises(ValueError, match="'edge_shift' needs .* and the 'cell'"):
+    with pytest.raises(ValueError, match=r"'edge_shift' needs .* and the 'cell'"):
         model(data.z, data.pos, None, edges, shifts)
     with pytest.raises(ValueError, match="not told of periodic cells"):
         small_model(interaction_graph=lambda pos, batch: (edges, edge_lengths(pos, edges))).predict(

@@ -107,6 +107,13 @@ def test_round_trip(make):
             assert np.allclose(back.get_stress(), atoms.get_stress(), rtol=1e-14)
 
 
+def test_values_of_a_lone_atom_are_those_of_the_molecule():
+    data = Data(z=torch.tensor([18]), pos=torch.zeros(1, 3), charge=torch.tensor([2]))
+    back = to_ase(data)
+    assert back.info == {"charge": 2}
+    assert set(back.arrays) == {"numbers", "positions"}
+
+
 def test_round_trip_through_extended_xyz(tmp_path):
     path = tmp_path / "frames.xyz"
     frames = [copper(), labelled(bulk("Al"), stress=np.arange(6.0))]

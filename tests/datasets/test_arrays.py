@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 
+from pyg_schnet.data import from_ase
 from pyg_schnet.data.units import HARTREE
 from pyg_schnet.datasets import MoleculeDataset, QM9Sample
 
@@ -137,6 +139,13 @@ def test_cells() -> None:
     dataset = MoleculeDataset.from_arrays(arrays, units=EV, keep=[0, 2])
     assert dataset.cell.diagonal(dim1=1, dim2=2).tolist() == [[0.0] * 3, [2.0] * 3]
     assert dataset[1].pbc.tolist() == [[True, False, True]]
+
+
+def test_cells_hold_lattice_vectors_as_rows() -> None:
+    atoms = bulk("Cu").repeat((2, 1, 1))
+    atoms.cell[0, 1] += 0.5  # no longer symmetric
+    arrays = {"z": atoms.numbers, "R": atoms.positions[None], "cell": atoms.cell.array}
+    assert torch.equal(MoleculeDataset.from_arrays(arrays).cell, from_ase(atoms).cell)
 
 
 def test_stress() -> None:

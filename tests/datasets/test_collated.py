@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
 
 from pyg_schnet.datasets import QM9Sample
-from pyg_schnet.datasets.collated import add_edges, collate, split
+from pyg_schnet.datasets.collated import add_edges, collate, save, split
 from pyg_schnet.graph import RadiusGraph, radius_graph
 
 
@@ -125,6 +126,23 @@ def test_collate_refuses_wrong_rows() -> None:
         collate(torch.tensor([1, 2]), {}, {"name": ["a"]})
     with pytest.raises(ValueError, match="no molecules"):
         collate(torch.tensor([], dtype=torch.long), {}, {})
+
+
+def test_interrupted_saving_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.pt"
+    path.write_bytes(b"old")
+
+    def half(content: object, file: str) -> None:
+        Path(file).write_bytes(b"half of the n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        save(*collate_flat(random_molecules([3, 2])), str(path))
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_edges_are_not_overwritten() -> None:

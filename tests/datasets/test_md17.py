@@ -176,6 +176,15 @@ def test_split_found_in_the_trajectory(tmp_path: Path) -> None:
         LocalMD17(tmp_path, "revised ethanol", split=5, train=True)
 
 
+def test_split_of_a_trajectory_that_does_not_number_its_frames(tmp_path: Path) -> None:
+    write_revised_archive(tmp_path)
+    LocalMD17(tmp_path, "revised ethanol", split=1, train=True)
+    path = tmp_path / "raw" / "rmd17" / "npz_data" / "rmd17_ethanol.npz"
+    np.savez(path, **{k: v for k, v in revised(12).items() if k != "old_indices"})
+    part = LocalMD17(tmp_path, "revised ethanol", split=1, train=True, force_reload=True)
+    assert part.frame.tolist() == [3, 11, 0]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

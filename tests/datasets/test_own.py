@@ -134,6 +134,7 @@ def test_keep() -> None:
     mask = np.array([True, True, True, False, True])
     for keep in (mask, torch.from_numpy(mask), [0, 1, 2, 4]):
         assert_holds(MoleculeDataset.from_ase(made, keep=keep), [*frames()[:3], frames()[4]])
+    assert_holds(MoleculeDataset.from_ase(made, keep=[4, 0, 4]), [frames()[i] for i in (4, 0, 4)])
 
 
 @pytest.mark.parametrize(

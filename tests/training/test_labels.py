@@ -111,13 +111,15 @@ def test_transforms_and_other_ways_to_get_molecules_count(sample):
 
 
 @pytest.mark.parametrize("as_list", [True, False])
-def test_labels_of_different_widths(as_list):
-    molecules = [random_molecule(n) for n in (1, 3, 2)]
-    for data in molecules:
-        data.charge = torch.zeros(data.num_nodes)
+@pytest.mark.parametrize("counts", [(1, 3, 2), (1, 2, 0)])  # the latter as many as molecules
+def test_labels_of_different_widths(as_list, counts):
+    molecules = [random_molecule(3) for _ in counts]
+    for data, count in zip(molecules, counts, strict=True):
+        data.charge = torch.zeros(count)
     dataset = InMemoryDataset(None)
     dataset._data, dataset.slices = InMemoryDataset.collate(molecules)
-    with pytest.raises(ValueError, match=r"1 in molecule 0 of the data set, 3 in molecule 1"):
+    expected = f"1 in molecule 0 of the data set, {counts[1]} in molecule 1"
+    with pytest.raises(ValueError, match=expected):
         Labelled.read(molecules if as_list else dataset, "charge")
     molecules[1].charge = None
     with pytest.raises(ValueError, match="0 in molecule 1"):

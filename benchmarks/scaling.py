@@ -59,13 +59,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measures all sizes and writes the results."""
     pythons = read_pythons(args)
-    entrants = ["ours", "ours_edges", *installed(["pyg", "schnetpack", "graph_pes"], pythons)]
     if args.quick:
         args.largest, args.seconds = min(args.largest, 3_162), min(args.seconds, 0.3)
         entrants = ["ours", "pyg"]
+    else:
+        entrants = ["ours", "ours_edges", *installed(["pyg", "schnetpack", "graph_pes"], pythons)]
+    sizes = [size for size in SIZES if size <= args.largest]
+    if not sizes:
+        raise SystemExit(
+            f"--largest: the smallest system has {SIZES[0]} atoms (got {args.largest})"
+        )
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
     results |= {"patience_s": args.patience, "memory_gib": args.memory, "about": {}, "systems": []}
-    sizes = [size for size in SIZES if size <= args.largest]
     jobs = tqdm(total=len(sizes) * len(entrants), desc="scaling", disable=not sys.stderr.isatty())
     with jobs, tempfile.TemporaryDirectory() as folder:
         for size in sizes:
@@ -207,28 +212,26 @@ def draw(results: dict) -> Any:
 
     figure = Figure(figsize=(12, 5), dpi=120, layout="constrained")
     panels = zip(figure.subplots(1, 2), ("median_ms", "memory_mb"), ("time, ms", "memory, MB"))
-    for axes, key, label in panels:
+    for axes, key, unit in panels:
         lows, atoms = [], np.empty(0)
         for k, (entrant, name) in enumerate(ENTRANTS.items()):
             places, values = _points(results, entrant, key)
             if not len(places):
                 continue
             slope = results["exponents"][entrant].get(key)
-            grows = "" if slope is None else f": $N^{{{slope:.2f}}}$"
+            label = name + ("" if slope is None else f": $N^{{{slope:.2f}}}$")
+            last = [s["entrants"][entrant] for s in results["systems"] if entrant in s["entrants"]]
+            if why := last[-1].get("failure"):
+                label += f", then {why.split(' (')[0]}"
             color = "C3" if entrant.startswith("ours") else f"C{k + 2}"
             style = "o--" if entrant == "ours_edges" else "o-"
-            axes.plot(places, values, style, color=color, label=name + grows, markersize=4)
+            axes.plot(places, values, style, color=color, label=label, markersize=4)
             lows.append(values[-1] / places[-1])
             atoms = np.union1d(atoms, places)
-            failures = [s["entrants"].get(entrant, {}).get("failure") for s in results["systems"]]
-            for why in filter(None, failures):
-                text = why.split(" (")[0]
-                end = (places[-1], values[-1])
-                axes.annotate(text, end, (0, 6), textcoords="offset points", fontsize=7, ha="right")
         if lows:
             guide = 0.4 * min(lows) * atoms[[0, -1]]
             axes.plot(atoms[[0, -1]], guide, ":", color="grey", label="slope 1", zorder=0)
-        axes.set(xscale="log", yscale="log", xlabel="atoms N", ylabel=label)
+        axes.set(xscale="log", yscale="log", xlabel="atoms N", ylabel=unit)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, frameon=False)
     return figure

@@ -198,6 +198,12 @@ def test_quick_writes_nothing(pretend) -> None:
     assert calls == [("ours", 96), ("pyg", 96)]
 
 
+def test_too_small(pretend) -> None:
+    scaling, _ = pretend
+    with pytest.raises(SystemExit, match=r"smallest system has 100 atoms \(got 10\)"):
+        scaling.run(arguments(largest=10))
+
+
 def test_other_failures_are_told(pretend, monkeypatch, tmp_path) -> None:
     scaling, _ = pretend
     broken = subprocess.CompletedProcess([], 1, "", "ImportError: no such thing")

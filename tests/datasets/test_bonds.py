@@ -86,7 +86,7 @@ def test_bonds_of_known_molecules(smiles: str) -> None:
         assert x[10] == len(hydrogens)
 
 
-@pytest.mark.parametrize("smiles", ["C1=CC=C1", "C1=CC=CC=CC=C1"])
+@pytest.mark.parametrize("smiles", ["C1=CC=C1", "C1C=CC=1", "C1C=CC=CC=CC=1"])
 def test_double_bonds_are_where_distances_are_short(smiles: str) -> None:
     """The first of the symmetric matches is the right one by chance, in some orders of atoms."""
     for seed in range(6):

@@ -195,6 +195,24 @@ def load_checkpoint(
     return Progress(**header["progress"]), _below(tensors, "best.") or None
 
 
+def load_averaged(path: Path) -> SchNet:
+    """The model of a training checkpoint, with the moving average of its weights.
+
+    Args:
+        path: File that :func:`save_checkpoint` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CorruptFileError: If it is damaged or no training checkpoint.
+    """
+    tensors, header = load_tensors(path, _KIND)
+    model = SchNet(**header["model"])
+    weights = _below(tensors, "average.module.")
+    model.to(weights["embedding.weight"].dtype)
+    model.load_state_dict(weights)
+    return model
+
+
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         name.removeprefix(prefix): value

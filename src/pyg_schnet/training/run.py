@@ -176,8 +176,10 @@ class Run:
             stress=config.with_stress,
         )
         progress.seconds = time.monotonic() - self._begun
-        epoch = progress.epoch + progress.batch / len(self.order) if progress.batch else (
-            progress.epoch
+        epoch = (
+            progress.epoch + progress.batch / len(self.order)
+            if progress.batch
+            else (progress.epoch)
         )
         if progress.enter(epoch, self.lr, *_errors(result, config)):
             self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
@@ -207,9 +209,7 @@ class Run:
 
 def _groups(model: SchNet, weight_decay: float) -> list[dict]:
     """Weights of dense layers, which decay, and the other parameters, which do not."""
-    dense = {
-        layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Linear)
-    }
+    dense = {layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Linear)}
     groups = [
         {"params": [p for p in model.parameters() if p in dense], "weight_decay": weight_decay},
         {"params": [p for p in model.parameters() if p not in dense], "weight_decay": 0.0},

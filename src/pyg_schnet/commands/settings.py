@@ -120,7 +120,7 @@ def without_markup(text: str, names: Collection[str] = ()) -> str:
         text: The text.
         names: Settings, whose flags are put in their place.
 
-    >>> without_markup(r"``\"mse\"`` with ``lr``, see :class:`~pyg_schnet.nn.Offsets`", ["lr"])
+    >>> without_markup('``"mse"`` with ``lr``, see :class:`~pyg_schnet.nn.Offsets`', ["lr"])
     '"mse" with --lr'
     """
     text = _REFERENCE.sub("", text)

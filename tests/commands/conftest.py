@@ -1,31 +1,12 @@
 """Commands called in this process, and a small run that they made."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command_runs import ETHANOL, TINY, Outcome
 
 from pyg_schnet.__main__ import main
-
-# A network and data of which an epoch takes a blink.
-TINY = (
-    *("--model", "default", "--hidden-channels", "8", "--num-filters", "8"),
-    *("--num-interactions", "1", "--num-gaussians", "8", "--cutoff", "4", "--device", "cpu"),
-)
-ETHANOL = (
-    *("--data", "md17-sample:ethanol", "--num-train", "24", "--num-val", "8", "--num-test", "10"),
-    *("--batch-size", "8", "--lr", "5e-3"),
-)
-
-
-@dataclass
-class Outcome:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture

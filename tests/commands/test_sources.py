@@ -71,7 +71,7 @@ def test_splits_are_drawn_by_seed_and_kept(trajectory, tmp_path):
 
     first = numbers(0)
     assert [len(part) for part in first] == [30, 10, 20]
-    assert sorted(sum(first, [])) == list(range(60))
+    assert sorted(number for part in first for number in part) == list(range(60))
     assert first[0] != sorted(first[0])  # not the beginning of a trajectory
     assert numbers(0) == first
     assert numbers(1) != first
@@ -217,14 +217,16 @@ def test_labels_of_own_files_by_key(tmp_path):
     named = load(data(str(path)), "REF_energy")
     assert named.pool.REF_energy[2].item() == 4.0
     assert named.head("REF_energy")["target"] == "REF_energy"
-    with pytest.raises(ValueError, match="'no_energy' .* is missing in frame 0"):
+    with pytest.raises(ValueError, match=r"'no_energy' .* is missing in frame 0"):
         load(data(str(path), energy_key="no_energy"))
 
 
 def test_arrays_must_say_their_unit(tmp_path):
     path = tmp_path / "mine.npz"
     np.savez(path, **frames(5))
-    with pytest.raises(UsageError, match="does not say its unit of energy: name it by --file-units"):
+    with pytest.raises(
+        UsageError, match="does not say its unit of energy: name it by --file-units"
+    ):
         load(data(str(path)))
     source = load(data(str(path), file_units="kcal/mol", units="eV"))
     expected = MD17Sample("ethanol", train=True, units="eV")[:5]
@@ -235,7 +237,10 @@ def test_arrays_must_say_their_unit(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (data("qm8"), r"unknown data 'qm8': did you mean 'qm9'\? .* or one of qm9, qm9-sample, md17"),
+        (
+            data("qm8"),
+            r"unknown data 'qm8': did you mean 'qm9'\? .* or one of qm9, qm9-sample, md17",
+        ),
         (data("md71:ethanol"), r"did you mean 'md17'\?"),
         (data("qm9:ethanol"), "'qm9' has no parts: leave out ':ethanol'"),
         (data("md17"), "'md17' needs a molecule, such as 'md17:ethanol': aspirin"),

@@ -202,7 +202,7 @@ def _training_settings(
         if forces is None:
             forces = source.has_forces and sources.is_energy(wanted["label"])
         elif forces and not source.has_forces:
-            raise UsageError(f"--forces: '{args.data}' has none")
+            raise UsageError(f"--forces: '{source.name}' has none")
         preset = getattr(TrainConfig, args.preset or PRESETS[0])(forces=forces).to_dict()
     return make(TrainConfig, {**preset, **wanted}, args.config)
 

@@ -156,25 +156,29 @@ def _read_smiles(path: Path, failures: Failures, seed: int) -> list[Structure]:
 
 
 def _read_sdf(path: Path, failures: Failures) -> list[Structure]:
-    from rdkit.Chem import SDMolSupplier
     from rdkit.rdBase import BlockLogs
 
+    # RDKit's own reader of such files stops at the first record that is cut short.
+    records = re.split(r"^\$\$\$\$.*\n?", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if not records[-1].strip():
+        del records[-1]
     structures = []
     with BlockLogs():  # what RDKit would print is in the errors
-        supplier: Any = SDMolSupplier(str(path), removeHs=False, sanitize=False)
-        for number, molecule in enumerate(_shown(supplier, path)):
-            if molecule is None:
-                failures.add(number, "", "RDKit cannot read it")
-                continue
-            name = molecule.GetProp("_Name") if molecule.HasProp("_Name") else ""
+        for number, record in enumerate(_shown(records, path)):
+            name = record.partition("\n")[0].strip()
             try:
-                structures.append(Structure(number, name, _from_rdkit(molecule)))
+                structures.append(Structure(number, name, _from_record(record)))
             except ValueError as error:
                 failures.add(number, name, error)
     return structures
 
 
-def _from_rdkit(molecule: Any) -> Data:
+def _from_record(record: str) -> Data:
+    from rdkit.Chem import MolFromMolBlock
+
+    molecule = MolFromMolBlock(record, sanitize=False, removeHs=False)
+    if molecule is None:
+        raise ValueError("RDKit cannot read it")
     if molecule.GetNumConformers() == 0 or not molecule.GetConformer().Is3D():
         raise ValueError("it has no coordinates in three dimensions")
     molecule.UpdatePropertyCache(strict=False)

@@ -3,6 +3,7 @@ r"""Errors of a model on a data set."""
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch_geometric.data import Batch, Data
 
 from ..loader import MoleculeLoader
 from ..nn import SchNet
+from .distributed import World
 from .labels import Molecules, check_units, label_reader
 from .loss import force_labels, stress_labels
 
@@ -81,6 +83,7 @@ def evaluate(
     *,
     forces: bool = False,
     stress: bool = False,
+    world: World | None = None,
 ) -> Evaluation:
     """Evaluates a model on every molecule of a data set.
 
@@ -94,6 +97,8 @@ def evaluate(
         batch_size: Molecules per step.
         forces: Whether to compare the forces with ``force`` ``[N, 3]`` too.
         stress: Whether to compare the stress of crystals with ``stress`` ``[B, 3, 3]`` too.
+        world: Processes that share out the batches, and all get the same result, that of a single
+            process.
 
     Raises:
         ValueError: If the data set is empty, without labels, or in other units than the model.
@@ -103,25 +108,32 @@ def evaluate(
     labels: dict[str, Callable[[Data], Tensor]] = {model.target: read}
     labels |= {"forces": force_labels} if forces else {}
     labels |= {"stress": stress_labels} if stress else {}
-    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in labels}
+    world = World() if world is None else world
+    starts = range(0, len(dataset), batch_size)[world.rank :: world.size]
+    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    results: list[dict[str, tuple[Tensor, Tensor]]] = []
     training, refuse = model.training, model.refuse_unknown_species
     model.eval()
     model.refuse_unknown_species = False
     try:
-        for batch in MoleculeLoader(dataset, batch_size):
+        for batch in MoleculeLoader(dataset, batch_sampler=batches):
             _warn_of_unknown_species(model, batch)
             result = model.predict(batch, forces, stress=stress)
-            for name, label_of in labels.items():
-                pairs[name].append((_flat(result[name]), _flat(label_of(batch))))
+            results.append(
+                {name: (_flat(result[name]), _flat(of(batch))) for name, of in labels.items()}
+            )
     finally:
         model.train(training)
         model.refuse_unknown_species = refuse
+    in_turn = zip_longest(*world.gather(results))
+    results = [result for round in in_turn for result in round if result is not None]
+    pairs = {name: map(torch.cat, zip(*(result[name] for result in results))) for name in labels}
     parts = {}
     for name, per in (("forces", "/Ang"), ("stress", "/Ang^3")):
         if name in labels:
             units = None if model.units is None else model.units + per
-            parts[name] = Evaluation.of(*map(torch.cat, zip(*pairs[name])), units)
-    return Evaluation.of(*map(torch.cat, zip(*pairs[model.target])), model.units, **parts)
+            parts[name] = Evaluation.of(*pairs[name], units)
+    return Evaluation.of(*pairs[model.target], model.units, **parts)
 
 
 def _flat(values: Tensor) -> Tensor:

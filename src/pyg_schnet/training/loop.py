@@ -15,6 +15,7 @@ from ..nn.readout import AtomwiseReadout
 from ..ops import keep_freed_memory
 from ..storage import write_atomically
 from .config import TrainConfig
+from .distributed import LostProcessError, World
 from .interrupt import stop_on_signal
 from .labels import (
     Labelled,
@@ -81,50 +82,63 @@ def fit(
     if not isinstance(config, TrainConfig):
         raise TypeError(f"'config' must be a TrainConfig (got {type(config).__name__})")
     directory = None if directory is None else Path(directory)
-    data = Labelled.read(train, config.label, "training")
-    Labelled.read(val, config.label, "validation")
-    check_units(model, train, config.label)
-    read = label_reader(train, config.label)
+    with World.current() as world:
+        data = Labelled.read(train, config.label, "training")
+        Labelled.read(val, config.label, "validation")
+        check_units(model, train, config.label)
+        read = label_reader(train, config.label)
 
-    keep_freed_memory()
-    model.train()
-    if model.units is None:
-        model.units = label_units(train, config.label)
-    scale = None
-    if config.with_forces:
-        _check_derivative(model, "force", "/Ang", force_labels, train, val)
-        scale = force_scale(train)
-    if config.with_stress:
-        _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
-    _prepare(model, data, scale, config)
-    order = BatchOrder(len(train), config.batch_size, config.seed)
-    loader = MoleculeLoader(train, batch_sampler=order)
-    run = Run(model, read, order, config, directory, data.fingerprint)
-    run.begin(resume)
-    progress = run.progress
-    try:
-        with stop_on_signal() as stop:
-            while not run.finished:
-                loader.set_epoch(progress.epoch, progress.batch)
-                for batch in loader:
-                    run.step(batch)
-                    if stop.is_set() or run.save_is_due:
-                        run.save()
-                    if stop.is_set():
-                        raise KeyboardInterrupt(_stopped(directory))
-                    if run.spent:
-                        break
-                else:
-                    run.end_epoch()
-                    if progress.epoch % config.eval_epochs == 0:
-                        _report(run, run.validate(val))
-            if not progress.validated:
-                _report(run, run.validate(val))
-            run.save()
-    finally:
-        if run.best is not None:
-            model.load_state_dict(run.best)
-    return progress.history
+        keep_freed_memory()
+        model.train()
+        if model.units is None:
+            model.units = label_units(train, config.label)
+        scale = None
+        if config.with_forces:
+            _check_derivative(model, "force", "/Ang", force_labels, train, val)
+            scale = force_scale(train)
+        if config.with_stress:
+            _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
+        _prepare(model, data, scale, config)
+        world.check_same(
+            model=model.config,
+            dtype=model.embedding.weight.dtype,
+            config=config,
+            data=data.fingerprint,
+            validation=len(val),
+            resume=resume,
+        )
+        # All have fitted the same offsets to the same data, as nobody had anything else to do.
+        world.share_state(model)
+        order = BatchOrder(len(train), config.batch_size, config.seed, world.rank, world.size)
+        loader = MoleculeLoader(train, batch_sampler=order)
+        run = Run(model, read, order, config, directory, data.fingerprint, world)
+        run.begin(resume)
+        progress = run.progress
+        try:
+            with stop_on_signal() as stop:
+                while not run.finished:
+                    loader.set_epoch(progress.epoch, progress.batch)
+                    for batch in loader:
+                        run.step(batch, stop)
+                        if run.stopped or run.save_is_due:
+                            run.save()
+                        if run.stopped:
+                            raise KeyboardInterrupt(_stopped(directory))
+                        if run.spent:
+                            break
+                    else:
+                        run.end_epoch()
+                        if progress.epoch % config.eval_epochs == 0:
+                            _report(run, run.validate(val))
+                if not progress.validated:
+                    _report(run, run.validate(val))
+                run.save()
+        except LostProcessError as error:
+            raise LostProcessError(f"{error}; {run.rescue()}") from error.__cause__
+        finally:
+            if run.best is not None:
+                model.load_state_dict(run.best)
+        return progress.history
 
 
 def _check_derivative(
@@ -155,6 +169,10 @@ def _stopped(directory: Path | None) -> str:
 
 
 def _report(run: Run, row: dict[str, float]) -> None:
+    run.world.from_main(lambda: _show(run, row))
+
+
+def _show(run: Run, row: dict[str, float]) -> None:
     if run.directory is not None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(row))

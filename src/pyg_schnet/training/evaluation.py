@@ -127,13 +127,17 @@ def evaluate(
         model.refuse_unknown_species = refuse
     in_turn = zip_longest(*world.gather(results))
     results = [result for round in in_turn for result in round if result is not None]
-    pairs = {name: map(torch.cat, zip(*(result[name] for result in results))) for name in labels}
+    whole = {
+        name: [torch.cat(side) for side in zip(*(result[name] for result in results))]
+        for name in labels
+    }
     parts = {}
     for name, per in (("forces", "/Ang"), ("stress", "/Ang^3")):
         if name in labels:
             units = None if model.units is None else model.units + per
-            parts[name] = Evaluation.of(*pairs[name], units)
-    return Evaluation.of(*pairs[model.target], model.units, **parts)
+            parts[name] = Evaluation.of(whole[name][0], whole[name][1], units)
+    predicted, reference = whole[model.target]
+    return Evaluation.of(predicted, reference, model.units, **parts)
 
 
 def _flat(values: Tensor) -> Tensor:

@@ -49,8 +49,8 @@ def fit(
     3. A moving average of the weights is validated; the best one is kept.
 
     It ends with the first budget of the settings that is used up, or when nothing gets better any
-    more. With a directory the run writes ``config.json``, ``history.csv``, ``best.safetensors`` (for
-    :meth:`SchNet.load`) and, from time to time, at its end and when interrupted by SIGINT or
+    more. With a directory the run writes ``config.json``, ``history.csv``, ``best.safetensors``
+    (for :meth:`SchNet.load`) and, from time to time, at its end and when interrupted by SIGINT or
     SIGTERM, ``last.safetensors``, from which it resumes to the same numbers as an uninterrupted
     run, also when it was killed.
 
@@ -100,12 +100,10 @@ def fit(
             _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
         _prepare(model, data, scale, config)
         world.check_same(
-            model=model.config,
-            dtype=model.embedding.weight.dtype,
-            config=config,
-            data=data.fingerprint,
-            validation=len(val),
-            resume=resume,
+            **{"dtype": model.embedding.weight.dtype, "training data": data.fingerprint},
+            **{"validation set": len(val), "resume": resume},
+            **{f"model.{name}": value for name, value in model.config.items()},
+            **config.to_dict(),
         )
         # All have fitted the same offsets to the same data, as nobody had anything else to do.
         world.share_state(model)

@@ -89,6 +89,8 @@ class Run:
         if self.directory is None:
             pass
         elif resume:
+            for unfinished in self.directory.glob("*.part"):  # what a killed process was writing
+                unfinished.unlink(missing_ok=True)
             # Random numbers go on where they were: nothing may draw any after this.
             self.progress, self.best = load_checkpoint(
                 *(self.directory, self.model, self.average, self.optimizer),
@@ -220,8 +222,10 @@ class Run:
         progress.seconds, errors, score = self.world.from_main(
             lambda: (time.monotonic() - self._begun, *_errors(result, config))
         )
-        epoch = progress.epoch + progress.batch / len(self.order) if progress.batch else (
-            progress.epoch
+        epoch = (
+            progress.epoch + progress.batch / len(self.order)
+            if progress.batch
+            else (progress.epoch)
         )
         if progress.enter(epoch, self.lr, errors, score):
             self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
@@ -272,15 +276,14 @@ class Run:
 
 
 def _groups(model: SchNet, weight_decay: float) -> list[dict]:
-    """Weights of dense layers, which decay, and the other parameters, which do not."""
-    dense = {
-        layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Linear)
-    }
-    groups = [
-        {"params": [p for p in model.parameters() if p in dense], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p not in dense], "weight_decay": 0.0},
+    """Matrices, which decay, and the other parameters, which do not: biases and embeddings."""
+    matrices = [p for p in model.parameters() if p.dim() > 1 and p is not model.embedding.weight]
+    chosen = set(matrices)
+    others = [p for p in model.parameters() if p not in chosen]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
 
 
 def _errors(result: Evaluation, config: TrainConfig) -> tuple[dict[str, float], float]:

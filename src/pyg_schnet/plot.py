@@ -37,7 +37,7 @@ def learning_curve(
     if not history:
         raise ValueError("'history' has no rows to draw: train until the first validation")
     targets = [target for target in _TARGETS if f"{target[0]}_mae" in history[0]]
-    figure = _figure(6.0, 1.2 + 1.8 * len(targets))
+    figure = _figure(6.0, 2.0 + 1.8 * len(targets))
     panels = figure.subplots(len(targets) + 1, sharex=True, height_ratios=[3] * len(targets) + [2])
     steps = [row["step"] for row in history]
     marker = "." if len(history) <= _FEW else ""
@@ -53,7 +53,7 @@ def learning_curve(
             for k, (baseline, value) in enumerate((baselines or {}).items()):
                 style = ("--", ":", "-.")[k % 3]
                 axes.axhline(value, color="0.4", lw=1, ls=style, label=f"{baseline}, MAE")
-        axes.set_ylabel(f"{name}error{_in(units and units + per)}")
+        axes.set_ylabel(f"{name}error" + (f"\n[{units}{per}]" if units else ""))
         _logarithmic(axes, mae + rmse)
         axes.legend(frameon=False, fontsize=8)
 
@@ -93,8 +93,7 @@ def parity(
     left, right = figure.subplots(1, 2)
     low, high = float(reference.min()), float(reference.max())
     left.plot([low, high], [low, high], color="0.6", lw=1)
-    # Many points are an image within a vector graphic: it stays small.
-    left.scatter(reference, predicted, s=8, alpha=0.6, linewidths=0, rasterized=len(reference) > 2_000)
+    left.scatter(reference, predicted, s=8, alpha=0.6, linewidths=0)
     left.locator_params(nbins=6)
     left.set(xlabel=f"{name}, reference{units}", ylabel=f"{name}, predicted{units}")
     right.hist((predicted - reference).numpy(), bins=50)
@@ -107,16 +106,14 @@ def _mark_lowest(axes: "Axes", steps: list[float], errors: list[float]) -> None:
     known = [i for i, error in enumerate(errors) if math.isfinite(error)]
     if known:
         lowest = min(known, key=errors.__getitem__)
-        axes.plot(
-            *([steps[lowest]], [errors[lowest]], "o"),
-            **{"color": "k", "ms": 4, "zorder": 3, "label": f"lowest, {errors[lowest]:.4g}"},
-        )
+        (point,) = axes.plot(steps[lowest], errors[lowest], "o", color="k", markersize=4, zorder=3)
+        point.set_label(f"lowest, {errors[lowest]:.4g}")
 
 
 def _logarithmic(axes: "Axes", values: list[float]) -> None:
     if any(value > 0 for value in values):  # matplotlib cannot do it otherwise
         axes.set_yscale("log")
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
 
 
 def _figure(width: float, height: float) -> "Figure":

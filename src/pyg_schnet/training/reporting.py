@@ -157,16 +157,18 @@ class Reporter:
 
     def _show(self) -> None:
         if self._bar is None:
-            layout = "{desc} {percentage:.0f} %|{bar}|{postfix}"
+            layout = "{desc}|{bar}| {percentage:.0f} %{postfix}"
             self._bar = tqdm(
                 total=1.0, bar_format=layout, leave=False, dynamic_ncols=True, file=sys.stderr
             )
         epoch = self._pace.step / self._pace.steps_per_epoch
-        loss = self._loss / self._molecules if self._molecules else math.nan
+        state = f"loss {self._loss / self._molecules if self._molecules else math.nan:.4g}"
         left = self._pace.left()
+        if left is not None:
+            state += f", {duration(left)} left"
         self._bar.n = self._pace.fraction()
-        self._bar.set_description_str(f"epoch {epoch:.1f}, loss {loss:.4g}", refresh=False)
-        self._bar.set_postfix_str("" if left is None else f"{duration(left)} left", refresh=False)
+        self._bar.set_description_str(f"epoch {epoch:.1f} ", refresh=False)
+        self._bar.set_postfix_str(state, refresh=False)
         self._bar.refresh()
 
     def _draw(self) -> bytes:
@@ -246,6 +248,7 @@ class _Csv:
         writer = csv.DictWriter(self._text, list(self._rows[0]), lineterminator="\n")
         if self._done == 0:
             writer.writeheader()
-        writer.writerows(self._rows[self._done :])
-        self._done = len(self._rows)
+        for row in self._rows[self._done :]:
+            writer.writerow(row)
+            self._done += 1
         return self._text.getvalue().encode()

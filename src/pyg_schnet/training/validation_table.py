@@ -35,20 +35,20 @@ class ValidationTable:
         """
         epoch = row["epoch"]
         cells = [  # header, unit, value, least width
-            ("epoch", "", f"{epoch:.0f}" if epoch % 1 == 0 else f"{epoch:.2f}", 8),
-            ("step", "", f"{row['step']:,}", 12),
+            ("epoch", "", f"{epoch:.0f}" if epoch % 1 == 0 else f"{epoch:.2f}", 7),
+            ("step", "", f"{row['step']:,}", 10),
             ("train loss", "", f"{row['train_loss']:.5g}", 12),
-            (self.name, self.units or "", f"{row['val_mae']:.5g}", 12),
+            (self.name, self.units or "", f"{row['val_mae']:.5g}", 11),
         ]
         cells += [
-            (name, f"{self.units}{per}" if self.units else "", f"{row[column]:.5g}", 12)
+            (name, f"{self.units}{per}" if self.units else "", f"{row[column]:.5g}", 11)
             for column, name, per in _DERIVATIVES
             if column in row
         ]
         cells += [
             ("lr", "", f"{row['lr']:.2e}", 10),
-            ("elapsed", "", duration(row["seconds"]), 13),
-            ("left", "", "" if left is None else duration(left), 13),
+            ("elapsed", "", duration(row["seconds"]), 12),
+            ("left", "", "" if left is None else duration(left), 12),
         ]
         headers, units, values, least = zip(*cells)
         widths = [

@@ -6,10 +6,10 @@ import os
 import sys
 
 import pytest
-from matplotlib.figure import Figure
 
 from pyg_schnet.plot import learning_curve
 from pyg_schnet.training import TrainConfig, reporting
+from pyg_schnet.training.checkpoint import Progress
 from pyg_schnet.training.reporting import Reporter
 
 CONFIG = TrainConfig(label="U0", epochs=100)
@@ -21,12 +21,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@pytest.fixture(autouse=True)
-def empty_pictures(monkeypatch):
-    """Those of learning curves take half a second."""
-    monkeypatch.setattr(reporting, "learning_curve", lambda *args: Figure())
 
 
 @pytest.fixture
@@ -58,7 +52,7 @@ def read(path) -> list[dict[str, float]]:
 
 def test_history_is_what_was_reported(tmp_path, clock):
     rows = [row(1), row(2, 0.1 + 0.2), row(2.5, float("inf"))]
-    with Reporter(tmp_path, CONFIG, 10, clock=clock) as reporter:
+    with Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock) as reporter:
         for k, one in enumerate(rows, 1):
             reporter.row(one)
             assert read(tmp_path / "history.csv") == rows[:k]
@@ -67,7 +61,7 @@ def test_history_is_what_was_reported(tmp_path, clock):
 
 
 def test_history_is_replaced_as_a_whole(tmp_path, clock, monkeypatch):
-    reporter = Reporter(tmp_path, CONFIG, 10, clock=clock)
+    reporter = Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock)
     reporter.row(row(1))
     path = tmp_path / "history.csv"
     with open(path) as before:
@@ -100,7 +94,7 @@ def test_files_do_not_take_the_time_of_training(tmp_path, clock, monkeypatch):
 
     monkeypatch.setattr(reporting, "write_atomically", write)
     monkeypatch.setattr(Reporter, "_draw", lambda self: b"\n" * (len(self._rows) + 1))
-    with Reporter(tmp_path, CONFIG, 10, clock=clock) as reporter:
+    with Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock) as reporter:
         for k in range(1, 251):
             clock.now += 1.0
             reporter.row(row(k))
@@ -114,16 +108,16 @@ def test_files_do_not_take_the_time_of_training(tmp_path, clock, monkeypatch):
 
 
 def test_resumed_run_goes_on_with_its_rows(tmp_path, clock):
-    with Reporter(tmp_path, CONFIG, 10, clock=clock) as reporter:
+    with Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock) as reporter:
         for k in (1, 2, 3):
             reporter.row(row(k, 0.7))
     # The process was killed; its last checkpoint has two rows.
     history = [row(1, 0.7), row(2, 0.7)]
-    resume = dict(history=history, step=25, seconds=150.0, clock=clock)
-    with Reporter(tmp_path, CONFIG, 10, **resume):
+    progress = Progress(history=history, step=25, seconds=150.0)
+    with Reporter(tmp_path, CONFIG, progress, 10, clock=clock):
         pass
     assert read(tmp_path / "history.csv") == history
-    with Reporter(tmp_path, CONFIG, 10, **resume) as reporter:
+    with Reporter(tmp_path, CONFIG, progress, 10, clock=clock) as reporter:
         reporter.row(row(3, 0.2))
         assert read(tmp_path / "history.csv") == [*history, row(3, 0.2)]
     assert history == [row(1, 0.7), row(2, 0.7)]  # the caller's own
@@ -131,7 +125,7 @@ def test_resumed_run_goes_on_with_its_rows(tmp_path, clock):
 
 def test_table(clock, capsys):
     config = TrainConfig(label="energy", force_weight=1.0, stress_weight=1.0, max_steps=1_000)
-    reporter = Reporter(None, config, 10, "kcal/mol", clock=clock)
+    reporter = Reporter(None, config, Progress(), 10, "kcal/mol", clock=clock)
     for _ in range(15):
         clock.now += 0.5
         reporter.step(1.0, 32)
@@ -153,7 +147,7 @@ def test_table(clock, capsys):
 
 
 def test_header_comes_again(clock, capsys):
-    reporter = Reporter(None, TrainConfig(label=7), 10, clock=clock)
+    reporter = Reporter(None, TrainConfig(label=7), Progress(), 10, clock=clock)
     for k in range(1, 82):
         reporter.row(row(k))
     lines = capsys.readouterr().err.splitlines()
@@ -167,7 +161,7 @@ def test_bar_on_a_terminal(clock, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("COLUMNS", "120")
-    with Reporter(None, CONFIG, 10, "eV", clock=clock) as reporter:
+    with Reporter(None, CONFIG, Progress(), 10, "eV", clock=clock) as reporter:
         for _ in range(250):
             clock.now += 1.0
             reporter.step(0.125, 32)
@@ -189,7 +183,7 @@ def test_bar_on_a_terminal(clock, monkeypatch):
 def test_running_loss_follows_the_last_hundred_steps(clock, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    reporter = Reporter(None, CONFIG, 10, clock=clock)
+    reporter = Reporter(None, CONFIG, Progress(), 10, clock=clock)
     reporter.step(8.0, 10)
     assert "loss 8" in screen.getvalue()
     clock.now += 1.0
@@ -204,7 +198,7 @@ def test_running_loss_follows_the_last_hundred_steps(clock, monkeypatch):
 
 
 def test_no_bar_elsewhere(clock, capsys):
-    with Reporter(None, CONFIG, 10, clock=clock) as reporter:
+    with Reporter(None, CONFIG, Progress(), 10, clock=clock) as reporter:
         for _ in range(20):
             clock.now += 1.0
             reporter.step(1.0, 32)
@@ -213,7 +207,7 @@ def test_no_bar_elsewhere(clock, capsys):
 
 def test_without_a_standard_error(clock, monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(sys, "stderr", None)  # as in a windowed program
-    with Reporter(tmp_path, CONFIG, 10, clock=clock) as reporter:
+    with Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock) as reporter:
         reporter.step(1.0, 32)
         reporter.row(row(1))
     assert read(tmp_path / "history.csv") == [row(1)]
@@ -230,7 +224,7 @@ def test_picture_is_the_learning_curve(tmp_path, clock, monkeypatch):
         return content.getvalue()
 
     rows = [row(1), row(2, 0.25)]
-    with Reporter(tmp_path, CONFIG, 10, "eV", clock=clock) as reporter:
+    with Reporter(tmp_path, CONFIG, Progress(), 10, "eV", clock=clock) as reporter:
         reporter.row(rows[0])
         assert not path.exists()
         clock.now += 30.0
@@ -249,7 +243,7 @@ def test_log_is_called_with_everything_written(tmp_path, clock):
         assert read(tmp_path / "history.csv") == seen
         one["val_mae"] = None  # spoils nothing
 
-    reporter = Reporter(tmp_path, CONFIG, 10, log=log, clock=clock)
+    reporter = Reporter(tmp_path, CONFIG, Progress(), 10, log=log, clock=clock)
     reporter.row(row(1))
     seen[0] = row(1)
     reporter.row(row(2))
@@ -263,10 +257,15 @@ def test_what_log_raises_is_raised(tmp_path, clock):
 
     with (
         pytest.raises(LookupError, match="no such project"),
-        Reporter(tmp_path, CONFIG, 10, log=log, clock=clock) as reporter,
+        Reporter(tmp_path, CONFIG, Progress(), 10, log=log, clock=clock) as reporter,
     ):
         reporter.row(row(1))
     assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_log_that_cannot_be_called():
+    with pytest.raises(TypeError, match=r"'log' must be a function of a row \(got str\)"):
+        Reporter(None, CONFIG, Progress(), 10, log="wandb")
 
 
 def test_a_failing_picture_does_not_end_the_run(tmp_path, clock, monkeypatch):
@@ -274,7 +273,7 @@ def test_a_failing_picture_does_not_end_the_run(tmp_path, clock, monkeypatch):
         raise RuntimeError("Failed to process string with tex")
 
     monkeypatch.setattr(reporting, "learning_curve", fail)
-    reporter = Reporter(tmp_path, CONFIG, 10, clock=clock)
+    reporter = Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock)
     clock.now += 31.0
     with pytest.warns(
         RuntimeWarning, match=r"learning_curve.png' cannot be written \(RuntimeError: Failed"
@@ -290,7 +289,7 @@ def test_other_processes_are_silent(tmp_path, clock, monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     log = pytest.fail
-    with Reporter(tmp_path, CONFIG, 10, log=log, main=False, clock=clock) as reporter:
+    with Reporter(tmp_path, CONFIG, Progress(), 10, log=log, main=False, clock=clock) as reporter:
         reporter.step(1.0, 32)
         reporter.row(row(1))
     assert screen.getvalue() == ""
@@ -302,11 +301,12 @@ def test_tensorboard(tmp_path, clock):
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with Reporter(tmp_path, CONFIG, 10, clock=clock) as reporter:
+    with Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock) as reporter:
         for k in (1, 2, 3):
             reporter.row(row(k, 1 / k, val_force_mae=2 / k, val_force_rmse=3 / k))
     history = [row(k, 1 / k, val_force_mae=2 / k, val_force_rmse=3 / k) for k in (1, 2)]
-    with Reporter(tmp_path, CONFIG, 10, history=history, clock=clock) as reporter:
+    progress = Progress(history=history, step=25)
+    with Reporter(tmp_path, CONFIG, progress, 10, clock=clock) as reporter:
         for k in (3, 4):
             reporter.row(row(k, 8.0, val_force_mae=16.0, val_force_rmse=20.0))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -321,7 +321,7 @@ def test_tensorboard(tmp_path, clock):
 def test_a_failing_tensorboard_does_not_end_the_run(tmp_path, clock):
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     (tmp_path / "tensorboard").write_text("in the way")
-    with Reporter(tmp_path, CONFIG, 10, clock=clock) as reporter:
+    with Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock) as reporter:
         with pytest.warns(RuntimeWarning, match="TensorBoard's log cannot be written"):
             reporter.row(row(1))
         reporter.row(row(2))

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ..durations import duration
 from ..plot import learning_curve
 from ..storage import write_atomically
+from .checkpoint import Progress
 from .config import TrainConfig
 from .pace import Pace
 from .validation_table import ValidationTable
@@ -45,34 +46,35 @@ class Reporter:
     Args:
         directory: Directory of the run; no files if ``None``.
         config: Settings of the run.
+        progress: Where the run stands as this process begins.
         steps_per_epoch: Steps of an epoch.
         units: Unit of the label, if known.
         log: Called with each row when everything else is done with it; what it raises is raised.
-        history: Rows that a resumed run has already.
-        step: Steps that it had taken.
-        seconds: Time that it had taken.
         main: Whether to report at all: of several processes one does.
         clock: Tells the time in seconds.
+
+    Raises:
+        TypeError: If ``log`` cannot be called.
     """
 
     def __init__(
         self,
         directory: Path | None,
         config: TrainConfig,
+        progress: Progress,
         steps_per_epoch: int,
         units: str | None = None,
         log: Callable[[Row], object] | None = None,
         *,
-        history: Iterable[Row] = (),
-        step: int = 0,
-        seconds: float = 0.0,
         main: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ):
+        if log is not None and not callable(log):
+            raise TypeError(f"'log' must be a function of a row (got {type(log).__name__})")
         self.directory = directory if main else None
         self.units, self.log, self.main, self._clock = units, log, main, clock
-        self._rows = list(history)
-        self._pace = Pace(config, steps_per_epoch, step, seconds, clock)
+        self._rows = list(progress.history)
+        self._pace = Pace(config, steps_per_epoch, progress.step, progress.seconds, clock)
         self._table = ValidationTable(config.label, units)
         self._files: list[_Rewritten] = []
         if self.directory is not None:

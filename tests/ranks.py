@@ -1,4 +1,4 @@
-r"""What several processes train in ``training/test_distributed.py``, and one process for comparison.
+r"""What several processes train in ``training/test_distributed.py``, and one to compare with.
 
     torchrun --nproc-per-node 2 tests/ranks.py SCENARIO FOLDER
 
@@ -100,7 +100,7 @@ def gradients(kind: str, dtype: torch.dtype) -> dict:
     """Of a batch of seven molecules, of which some have no labels, and of a batch of one."""
     found: list = []
     train = [data.clone() for data in TRAIN[:8]]
-    train[1].energy[0] = train[3].force[2, 1] = float("nan")
+    train[2].energy[0] = train[3].force[2, 1] = float("nan")
     model = network(dtype)
     config = TrainConfig(**KINDS[kind], epochs=1, batch_size=7, seed=2)
     with before_each_step(lambda number, gradient: found.append(gradient)):

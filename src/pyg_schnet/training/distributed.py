@@ -1,14 +1,15 @@
 r"""Several processes that train one model: who they are, and what they tell each other.
 
-``torchrun --nproc-per-node N`` starts N processes, here called ranks. Each holds the whole model and
-takes its share of every batch; ``DistributedDataParallel`` sums up the gradients. Everything that
-decides how a run goes on (losses, clocks, signals, errors) is agreed upon, so that all ranks do the
-same at the same step. With one process nothing here communicates.
+``torchrun --nproc-per-node N`` starts N processes, here called ranks. Each holds the whole model
+and takes its share of every batch; ``DistributedDataParallel`` sums up the gradients. Everything
+that decides how a run goes on (losses, clocks, signals, errors) is agreed upon, so that all ranks
+do the same at the same step. With one process nothing here communicates.
 """
 
 import contextlib
 import inspect
 import os
+import pickle
 import re
 import time
 import warnings
@@ -156,15 +157,16 @@ class World:
         if self.size == 1:
             return function()
         outcome: list[Any] = [None, None]
+        raised: Exception | None = None
         if self.is_main:
             try:
                 outcome[0] = function()
             except Exception as error:
-                outcome[1] = error
+                raised, outcome[1] = error, _that_pickles(error)
         with self.communicating():
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
-            raise outcome[1]
+            raise raised or outcome[1]
         return outcome[0]
 
     def share_state(self, model: nn.Module) -> None:
@@ -280,6 +282,14 @@ class World:
 
     def _key(self, name: str) -> str:
         return f"pyg_schnet/{name}"
+
+
+def _that_pickles(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _in_group() -> bool:

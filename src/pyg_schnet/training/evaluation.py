@@ -7,6 +7,7 @@ from itertools import zip_longest
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler
 from torch_geometric.data import Batch, Data
 
 from ..loader import MoleculeLoader
@@ -109,14 +110,13 @@ def evaluate(
     labels |= {"forces": force_labels} if forces else {}
     labels |= {"stress": stress_labels} if stress else {}
     world = World() if world is None else world
-    starts = range(0, len(dataset), batch_size)[world.rank :: world.size]
-    batches = [range(start, min(start + batch_size, len(dataset))) for start in starts]
+    batches = list(BatchSampler(range(len(dataset)), batch_size, drop_last=False))
     results: list[dict[str, tuple[Tensor, Tensor]]] = []
     training, refuse = model.training, model.refuse_unknown_species
     model.eval()
     model.refuse_unknown_species = False
     try:
-        for batch in MoleculeLoader(dataset, batch_sampler=batches):
+        for batch in MoleculeLoader(dataset, batch_sampler=batches[world.rank :: world.size]):
             _warn_of_unknown_species(model, batch)
             result = model.predict(batch, forces, stress=stress)
             results.append(

@@ -10,9 +10,9 @@ from torch.utils.data import Sampler
 class BatchOrder(Sampler[list[int]]):
     """Batches in a new order each epoch, from seed and epoch alone.
 
-    So a resumed run sees the same batches. Of several processes, the r-th of R gets molecules
-    r, r + R, r + 2R, ... of a batch. One that would get nothing gets a molecule of another, only to take part: it must
-    not count, see :meth:`stands_in`.
+    So a resumed run sees the same batches. Of R processes, the r-th gets molecules r, r + R,
+    r + 2R, ... of a batch. One that would get nothing gets a molecule of another, only to take
+    part: it must not count, see :meth:`stands_in`.
 
     Args:
         size: Molecules in the training set.

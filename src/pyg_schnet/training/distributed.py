@@ -120,15 +120,16 @@ class World:
         learning = [p for p in module.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(output, learning, allow_unused=True)
         unused = self.total(torch.tensor([gradient is None for gradient in gradients]).float())
-        buffers = "forward_sync_buffers"
-        if buffers not in inspect.signature(DistributedDataParallel).parameters:
-            buffers = "broadcast_buffers"  # its name before torch 2.13
+        # Buffers are the same from the beginning, and stay so. The first name is that of torch 2.13.
+        names = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        no_buffers: dict[str, Any] = {name: False}
         with self.communicating():
             return DistributedDataParallel(
                 module,
                 find_unused_parameters=bool(unused.any()),
                 gradient_as_bucket_view=True,
-                **{buffers: False},
+                **no_buffers,
             )
 
     def total(self, values: Tensor) -> Tensor:

@@ -128,10 +128,14 @@ def noisy(folder: Path) -> dict:
     """The same random numbers in every run, also in one that was interrupted."""
     seen: list[float] = []
 
+    def draw(module: torch.nn.Module, *_: Any) -> None:
+        if module.training:
+            seen.append(torch.rand(()).item())
+
     def model(seed: int = 5) -> SchNet:
         made = noisy_network()
         torch.manual_seed(seed)
-        made.embedding.register_forward_hook(lambda *_: seen.append(torch.rand(()).item()))
+        made.embedding.register_forward_hook(draw)
         return made
 
     config = replace(CONFIG, epochs=2)

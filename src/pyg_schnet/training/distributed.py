@@ -29,7 +29,7 @@ T = TypeVar("T")
 # Dead processes are noticed at once, by their closed connections; this is for those that hang.
 _TIMEOUT = timedelta(minutes=10)
 # How long to ask the others why a connection broke: less than torchrun gives them before it kills.
-_PATIENCE = 3.0
+_PATIENCE = 5.0
 _BROKEN = re.compile("gloo|nccl|process group|connection (closed|reset|refused)|broken pipe", re.I)
 
 

@@ -82,15 +82,10 @@ class Run:
             FileNotFoundError: If there is no run to resume.
             ValueError: If the run to resume was another one, or there is no directory.
         """
-        if self.directory is None and resume:
-            raise ValueError("'resume' needs the 'directory' of the run")
-        if not resume:
-            self.world.seed_apart(self.world.from_main(torch.get_rng_state))
-        if self.directory is None:
-            pass
-        elif resume:
-            for unfinished in self.directory.glob("*.part"):  # what a killed process was writing
-                unfinished.unlink(missing_ok=True)
+        if resume:
+            if self.directory is None:
+                raise ValueError("'resume' needs the 'directory' of the run")
+            self.world.from_main(self._sweep)
             # Random numbers go on where they were: nothing may draw any after this.
             self.progress, self.best = load_checkpoint(
                 *(self.directory, self.model, self.average, self.optimizer),
@@ -99,13 +94,22 @@ class Run:
             self._best_saved = False  # the file may be of later, of what is to come again
             self.saved_step = self.progress.step
         else:
-            self.world.from_main(self._open_directory)
+            self.world.seed_apart(self.world.from_main(torch.get_rng_state))
+            self.world.from_main(self._settle)
             self.save()
         self._begun = time.monotonic() - self.progress.seconds
         self._saved = self.progress.seconds
 
-    def _open_directory(self) -> None:
+    def _sweep(self) -> None:
+        """Removes what a killed process was writing."""
         assert self.directory is not None
+        for unfinished in self.directory.glob("*.part"):
+            unfinished.unlink(missing_ok=True)
+
+    def _settle(self) -> None:
+        """Takes the directory for a new run."""
+        if self.directory is None:
+            return
         if (self.directory / LAST).exists():
             raise FileExistsError(
                 f"'{self.directory}' holds a run already: resume it, remove it, or name "
@@ -193,8 +197,9 @@ class Run:
             return value, value.item(), int(counts.max())
         if self.order.stands_in(self.progress.batch):
             sums, counts = 0 * sums, 0 * counts
-        told = sums.new_tensor([stop.is_set(), seconds if self.world.is_main else 0.0]).double()
-        total = self.world.total(torch.cat([sums.detach().double(), counts.double(), told]))
+        sums, counts = sums.double(), counts.double()
+        told = sums.new_tensor([stop.is_set(), seconds if self.world.is_main else 0.0])
+        total = self.world.total(torch.cat([sums.detach(), counts, told]))
         self.stopped, self.progress.seconds = bool(total[6]), total[7].item()
         # The gradients will be averaged over processes, not summed.
         value = self.world.size * mean_loss(sums, total[3:6].to(sums))
@@ -222,11 +227,9 @@ class Run:
         progress.seconds, errors, score = self.world.from_main(
             lambda: (time.monotonic() - self._begun, *_errors(result, config))
         )
-        epoch = (
-            progress.epoch + progress.batch / len(self.order)
-            if progress.batch
-            else (progress.epoch)
-        )
+        epoch: float = progress.epoch
+        if progress.batch:
+            epoch += progress.batch / len(self.order)
         if progress.enter(epoch, self.lr, errors, score):
             self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
         return progress.history[-1]

@@ -120,7 +120,7 @@ class World:
         learning = [p for p in module.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(output, learning, allow_unused=True)
         unused = self.total(torch.tensor([gradient is None for gradient in gradients]).float())
-        # Buffers are the same from the beginning, and stay so. The first name is that of torch 2.13.
+        # Buffers are the same from the beginning, and stay so. (The first name is of torch 2.13.)
         names = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         no_buffers: dict[str, Any] = {name: False}

@@ -13,13 +13,14 @@ from dataclasses import replace
 import torch
 
 from .commands import models, plan
-from .commands.flags import Parser, add_settings
+from .commands.flags import Parser, UsageError, add_settings
 from .commands.report import errors_on
 from .commands.settings import Setting, fields_of
 from .commands.shell import DONE, add_machine_flags, execute
 from .commands.sources import DataSettings
 from .storage import write_atomically
 from .training import TrainConfig, fit
+from .training.distributed import World
 
 _EXAMPLES = """\
 examples:
@@ -117,41 +118,62 @@ def _training_settings() -> list[Setting]:
 def _train(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    device = models.device_of(args.device)
-    run = plan.resumed(args) if args.resume else plan.new(args)
-    model, config, parts = run.model.to(device), run.record.train, run.parts
-    print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
-    print(f"{parts}\nEverything is kept in {run.directory}", flush=True)
-    run.record.save(run.directory)
-    try:
-        fit(model, parts.train, parts.val, config, run.directory, resume=run.begun)
-    except KeyboardInterrupt as stop:
-        directory = shlex.quote(str(run.directory))
-        raise KeyboardInterrupt(
-            f"stopped; to go on:\n  python -m pyg_schnet.train --resume --directory {directory}"
-        ) from stop
-    _test(run)
-    print(f"\nThe model is {run.directory / models.BEST}")
+    with World.current(args.threads) as world:
+        device = models.device_of(args.device)
+        run = _planned(args, world)
+        model, config, parts = run.model.to(device), run.record.train, run.parts
+        if world.is_main:
+            print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
+            print(f"{parts}\nEverything is kept in {run.directory}", flush=True)
+        resume = world.from_main(lambda: run.begun)
+        try:
+            fit(model, parts.train, parts.val, config, run.directory, resume=resume)
+        except KeyboardInterrupt as stop:
+            directory = shlex.quote(str(run.directory))
+            raise KeyboardInterrupt(
+                f"stopped; to go on:\n  python -m pyg_schnet.train --resume --directory {directory}"
+            ) from stop
+        tested = _test(run, world)
+        if world.is_main:
+            print(f"{tested}\n\nThe model is {run.directory / models.BEST}")
     return DONE
 
 
-def _test(run: plan.Plan) -> None:
-    """Prints and keeps the errors on the test sets, seen here for the first time."""
+def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
+    """The run, read and written down by one process, and repeated by the others."""
+    run: plan.Plan | None = None
+    try:
+        with world.main_first():
+            if world.is_main:
+                run = plan.resumed(args) if args.resume else plan.new(args)
+                run.record.save(run.directory)
+    except RuntimeError as error:
+        if world.is_main:
+            raise
+        raise UsageError(str(error)) from error  # the first process says what is wrong
+    told = world.from_main(lambda: run and (run.record, run.directory))
+    with world.main_first():
+        return run or plan.planned(*told, saved=False)
+
+
+def _test(run: plan.Plan, world: World) -> str:
+    """Keeps the errors on the test sets, seen here for the first time, and gives their tables."""
     model, config = run.model, run.record.train
-    if not run.parts.tests:
-        print("No molecules are left to test with")
-    sets = {}
+    sets, tables = {}, []
     for name, test in run.parts.tests.items():
         errors = errors_on(
             *(model, test, config.label, config.eval_batch_size),
             train=run.parts.train,
             forces=run.has_forces and model.target == "energy",
             stress=config.with_stress,
+            world=world,
         )
-        print(f"\nErrors on {errors.molecules:,} molecules ({name})\n{errors.table()}")
+        tables.append(f"\nErrors on {errors.molecules:,} molecules ({name})\n{errors.table()}")
         sets[name] = errors.to_dict()
-    content = json.dumps({"label": config.label, "sets": sets}, indent=2)
-    write_atomically(run.directory / "test.json", content.encode())
+    if world.is_main:
+        content = json.dumps({"label": config.label, "sets": sets}, indent=2)
+        write_atomically(run.directory / "test.json", content.encode())
+    return "\n".join(tables) or "No molecules are left to test with"
 
 
 if __name__ == "__main__":

@@ -30,8 +30,9 @@ def assert_same_run(one: Path, two: Path) -> None:
 
 def test_files_of_a_run(made):
     names = {path.name for path in made.iterdir()}
-    assert names == {
-        *("run.json", "config.json", "split.json", "split_test.json", "history.csv", "test.json"),
+    assert names - {"tensorboard"} == {
+        *("run.json", "config.json", "split.json", "split_test.json", "test.json"),
+        *("history.csv", "learning_curve.png"),
         *("best.safetensors", "last.safetensors"),
     }
     run = read(made)
@@ -397,6 +398,26 @@ def test_importing_the_package_stays_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "[]\n"
+
+
+def test_several_processes(call, made):
+    """Started by torchrun, two processes make the same run; one of them speaks."""
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+        *("-m", "pyg_schnet.train", *ETHANOL, *TINY, "--max-steps", "6", "--directory", "two"),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("24 molecules to train on, 8 to validate, 10 to test") == 1
+    assert result.stdout.count("mean predictor") == 1
+    assert read(Path("two")) == read(made)
+    errors = [read(path, "test.json")["sets"]["test"]["errors"] for path in (Path("two"), made)]
+    for name in ("energy", "forces"):
+        one, two = (error["SchNet"][name]["mae"] for error in errors)
+        assert one == pytest.approx(two, rel=1e-4)
+    # And one process goes on with it.
+    resumed = call("train", "--resume", "--directory", "two", "--max-steps", "7", "--device", "cpu")
+    assert resumed.code == 0, resumed.err
 
 
 def test_interrupted_and_resumed(call, tmp_path):

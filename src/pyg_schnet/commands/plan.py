@@ -146,8 +146,21 @@ def resumed(args: argparse.Namespace) -> Plan:
     if listed:
         raise UsageError(f"--resume goes on with the same run: leave out {', '.join(listed)}")
 
+    run = replace(run, data=_absolute(data), train=config)
+    return planned(run, directory, saved=True)
+
+
+def planned(run: Record, directory: Path, *, saved: bool) -> Plan:
+    """A run of which all settings are known.
+
+    Args:
+        run: Its settings.
+        directory: Where it is kept.
+        saved: Whether its split is to be read there, and not drawn again.
+    """
+    data, config = run.data, run.train
     source = sources.load(data, config.label)
-    parts = split(source, data, config.seed, directory, saved=True)
+    parts = split(source, data, config.seed, directory if saved else None, saved=saved)
     torch.manual_seed(config.seed)
     if (directory / LAST).exists():
         model = models.load_model(directory / LAST)
@@ -157,7 +170,6 @@ def resumed(args: argparse.Namespace) -> Plan:
         model = models.load_model(run.init)
         _drop_offsets(model, config)
     model.mode = run.mode
-    run = replace(run, data=_absolute(data), train=config)
     return Plan(directory, run, parts, model, source.has_forces)
 
 

@@ -13,6 +13,7 @@ from ..data.units import convert
 from ..loader import MoleculeLoader
 from ..nn import SchNet
 from ..training import Evaluation, Labelled, evaluate
+from ..training.distributed import World
 from ..training.loss import force_labels, stress_labels
 
 MODEL, MEAN, LINEAR = "SchNet", "mean predictor", "atom references"
@@ -72,6 +73,7 @@ def errors_on(
     forces: bool = False,
     stress: bool = False,
     units: str | None = None,
+    world: World | None = None,
 ) -> Errors:
     """Errors of a model, and of simpler predictors if the training set is known.
 
@@ -84,8 +86,9 @@ def errors_on(
         forces: Whether to compare forces too.
         stress: Whether to compare stress too.
         units: Unit of energy to give the errors in; those of the model if ``None``.
+        world: Processes that share out the molecules; only this one if ``None``.
     """
-    result = evaluate(model, test, label, batch_size, forces=forces, stress=stress)
+    result = evaluate(model, test, label, batch_size, forces=forces, stress=stress, world=world)
     predictors = {MODEL: result}
     if train is not None:
         predictors = {**_baselines(model, train, test, label, result), **predictors}

@@ -1,6 +1,7 @@
 r"""What all commands do alike: common flags, errors in one line, exit codes."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from ..datasets.download import DownloadError
+from ..training.distributed import LostProcessError
 from .flags import Parser, UsageError
 
 #: Everything was done; all but some molecules; nothing, for a reason that is said; interrupted.
@@ -17,6 +19,7 @@ DONE, SKIPPED, FAILED, INTERRUPTED = 0, 1, 2, 130
 _USER_ERRORS = (
     UsageError,
     DownloadError,
+    LostProcessError,
     ValueError,
     OSError,
     ImportError,
@@ -44,7 +47,8 @@ def execute(
         try:
             return command(parser.parse(arguments))
         except KeyboardInterrupt as stop:
-            print(f"\n{stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+                print(f"\n{stop}" if str(stop) else "\ninterrupted", file=sys.stderr)
             return INTERRUPTED
         except _USER_ERRORS as error:
             if "--traceback" in arguments:

@@ -9,11 +9,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from .commands import models, plan
 from .commands.flags import Parser, UsageError, add_settings
+from .commands.record import Record
 from .commands.report import errors_on
 from .commands.settings import Setting, fields_of
 from .commands.shell import DONE, add_machine_flags, execute
@@ -151,9 +153,14 @@ def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
         if world.is_main:
             raise
         raise UsageError(str(error)) from error  # the first process says what is wrong
-    told = world.from_main(lambda: run and (run.record, run.directory))
+
+    def what() -> tuple[Record, Path]:
+        assert run is not None  # for mypy: only the first process is asked
+        return run.record, run.directory
+
+    record, directory = world.from_main(what)
     with world.main_first():
-        return run or plan.planned(*told, saved=False)
+        return run or plan.planned(record, directory, saved=False)
 
 
 def _test(run: plan.Plan, world: World) -> str:

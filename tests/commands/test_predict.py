@@ -2,7 +2,7 @@
 
 import csv
 import io
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -292,12 +292,20 @@ def test_a_file_of_something_else(tmp_path):
         read_structures(path, Failures())
 
 
-def test_as_a_program(made, tmp_path):
-    """The module itself, in a process of its own: results on stdout, failures on stderr."""
-    (tmp_path / "in.smi").write_text("CCO\nCCN\n")
-    command = [sys.executable, "-m", "pyg_schnet.predict", made, "in.smi", "--threads", "1"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert len(rows(result.stdout)) == 1
-    assert "skipped molecule 1 (CCN)" in result.stderr
-    assert "Traceback" not in result.stderr
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict"])
+def test_as_a_program(capsys, monkeypatch, name):
+    """``python -m pyg_schnet.predict`` and the others."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"pyg_schnet.{name}", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"pyg_schnet.{name}", run_name="__main__")
+    assert not end.value.code
+    assert f"usage: python -m pyg_schnet.{name} " in capsys.readouterr().out
+
+
+def test_predictions_and_complaints_are_apart(call, made):
+    """What is skipped must not get into a table on the terminal."""
+    Path("in.smi").write_text("CCO\nCCN\n")
+    outcome = call("predict", made, "in.smi")
+    assert len(rows(outcome.out)) == 1
+    assert "skipped" not in outcome.out

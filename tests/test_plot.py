@@ -30,7 +30,7 @@ def test_learning_curve():
     assert [y for _, y in drawn["mean, MAE"]] == [3.0, 3.0]
     assert errors.get_ylabel() == "error\n[eV]"
     assert lines(loss) == {"training loss": [(100, 4.0), (200, 1.0), (250, 0.25)]}
-    assert errors.get_title(loc="right") == "2.5 epochs, 250 steps, 2 min 5 s"
+    assert errors.get_title(loc="right") == "epoch 2.5, step 250, 2 min 5 s"
     for axes in (errors, loss):
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 

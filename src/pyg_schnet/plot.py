@@ -65,7 +65,7 @@ def learning_curve(
         panels[-1].set_xscale("log")
     last = history[-1]
     panels[0].set_title(
-        f"{last['epoch']:g} epochs, {last['step']:,} steps, {duration(last['seconds'])}",
+        f"epoch {round(last['epoch'], 2):g}, step {last['step']:,}, {duration(last['seconds'])}",
         loc="right",
         fontsize=9,
     )

@@ -8,15 +8,17 @@ python benchmarks/run.py scaling               # 100 to 100,000 atoms, about 10 
 python benchmarks/run.py scaling --quick       # to 3,000 atoms, under a minute
 python benchmarks/run.py loader                # loading of mini-batches, a minute
 python benchmarks/run.py loader --root data/QM9
+python benchmarks/run.py epoch                 # what the training loop adds to the steps, a minute
 """
 
 import argparse
 
+import epoch
 import loader
 import scaling
 import speed
 
-SUITES = {"speed": speed, "scaling": scaling, "loader": loader}
+SUITES = {"speed": speed, "scaling": scaling, "loader": loader, "epoch": epoch}
 
 
 def main() -> None:

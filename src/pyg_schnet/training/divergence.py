@@ -49,14 +49,13 @@ def _where(run: "Run", batch: Batch) -> str:
 
 
 def _culprit(run: "Run", batch: Batch) -> str:
-    """The molecule of the batch with the largest loss."""
+    """The molecule of the batch with the largest loss, of all processes."""
     losses = []
     for data in batch.to_data_list():
         loss = mean_loss(*run.objective(Batch.from_data_list([data]))).item()
         losses.append(loss if math.isfinite(loss) else math.inf)
     worst = max(range(len(losses)), key=losses.__getitem__)
-    number = int(run.order.batches(run.progress.epoch)[run.progress.batch][worst])
-    return (
-        f"the largest loss is {losses[worst]:g}, of molecule {number} of the training set "
-        f"({batch[worst].num_nodes} atoms)"
-    )
+    share = run.order.share(run.order.batches(run.progress.epoch)[run.progress.batch])
+    found = (losses[worst], int(share[worst]), batch[worst].num_nodes)
+    loss, number, atoms = max(run.world.gather(found))
+    return f"the largest loss is {loss:g}, of molecule {number} of the training set ({atoms} atoms)"

@@ -12,7 +12,7 @@ STRESS = {"val_stress_mae": [0.3, 0.2, 0.1], "val_stress_rmse": [0.4, 0.3, 0.2]}
 
 
 def history(**errors: list[float]) -> list[dict[str, float]]:
-    steps = {"epoch": [1, 2, 2.5], "step": [100, 200, 250], "seconds": [50.0, 100.0, 125.0]}
+    steps = {"epoch": [1, 2, 2.5], "step": [100, 200, 1_250], "seconds": [50.0, 100.0, 125.0]}
     columns = {**steps, "train_loss": [4.0, 1.0, 0.25], **errors}
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
@@ -24,15 +24,17 @@ def lines(axes) -> dict[str, list[tuple[float, float]]]:
 def test_learning_curve():
     errors, loss = learning_curve(history(**ENERGIES), "eV", {"mean": 3.0}).axes
     drawn = lines(errors)
-    assert drawn["validation MAE"] == [(100, 1.0), (200, 0.5), (250, 0.75)]
-    assert drawn["validation RMSE"] == [(100, 1.5), (200, 0.8), (250, 0.9)]
+    assert drawn["validation MAE"] == [(100, 1.0), (200, 0.5), (1250, 0.75)]
+    assert drawn["validation RMSE"] == [(100, 1.5), (200, 0.8), (1250, 0.9)]
     assert drawn["lowest, 0.5"] == [(200, 0.5)]
     assert [y for _, y in drawn["mean, MAE"]] == [3.0, 3.0]
     assert errors.get_ylabel() == "error\n[eV]"
-    assert lines(loss) == {"training loss": [(100, 4.0), (200, 1.0), (250, 0.25)]}
-    assert errors.get_title(loc="right") == "2.5 epochs, 250 steps, 2 min 5 s"
+    assert lines(loss) == {"training loss": [(100, 4.0), (200, 1.0), (1250, 0.25)]}
+    assert errors.get_title(loc="right") == "epoch 2.5, step 1,250, 2 min 5 s"
     for axes in (errors, loss):
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    (errors, _) = learning_curve(history(**ENERGIES)[:2]).axes
+    assert (errors.get_xscale(), errors.get_yscale()) == ("linear", "log")
 
 
 def test_learning_curve_of_derivatives():
@@ -41,8 +43,8 @@ def test_learning_curve_of_derivatives():
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels[:2] == ["energy error\n[eV]", "force error\n[eV/Ang]"]
     assert labels[2:] == ["stress error\n[eV/Ang^3]", "training loss"]
-    assert lines(force)["validation MAE"] == [(100, 3.0), (200, 2.0), (250, 1.0)]
-    assert lines(stress)["validation RMSE"] == [(100, 0.4), (200, 0.3), (250, 0.2)]
+    assert lines(force)["validation MAE"] == [(100, 3.0), (200, 2.0), (1250, 1.0)]
+    assert lines(stress)["validation RMSE"] == [(100, 0.4), (200, 0.3), (1250, 0.2)]
     assert "mean, MAE" in lines(energy)
     assert not any("mean" in name for axes in (force, stress, loss) for name in lines(axes))
 

@@ -24,7 +24,7 @@ def learning_curve(
     units: str | None = None,
     baselines: dict[str, float] | None = None,
 ) -> "Figure":
-    """Validation errors of every target, and the training loss, over steps; all logarithmic.
+    """Validation errors of every target, and the training loss, over steps; on log scales.
 
     Args:
         history: Rows from :func:`pyg_schnet.training.fit`.
@@ -34,6 +34,8 @@ def learning_curve(
     Raises:
         ValueError: If there are no rows.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
     if not history:
         raise ValueError("'history' has no rows to draw: train until the first validation")
     targets = [target for target in _TARGETS if f"{target[0]}_mae" in history[0]]
@@ -61,11 +63,15 @@ def learning_curve(
     panels[-1].plot(steps, loss, color="0.3", marker=marker, label="training loss")
     panels[-1].set(xlabel="step", ylabel="training loss")
     _logarithmic(panels[-1], loss)
-    if max(steps) > 0:
+    if max(steps) >= 10 * min(steps) > 0:  # below, linear ticks are easier to read
         panels[-1].set_xscale("log")
+        subs = (1, 2, 5) if max(steps) < 100 * min(steps) else (1,)
+        panels[-1].xaxis.set_major_locator(LogLocator(subs=subs))
+        panels[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        panels[-1].xaxis.set_minor_formatter(NullFormatter())
     last = history[-1]
     panels[0].set_title(
-        f"{last['epoch']:g} epochs, {last['step']:,} steps, {duration(last['seconds'])}",
+        f"epoch {round(last['epoch'], 2):g}, step {last['step']:,}, {duration(last['seconds'])}",
         loc="right",
         fontsize=9,
     )

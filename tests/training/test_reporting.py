@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -244,8 +245,10 @@ def test_log_is_called_with_everything_written(tmp_path, clock):
         one["val_mae"] = None  # spoils nothing
 
     reporter = Reporter(tmp_path, CONFIG, Progress(), 10, log=log, clock=clock)
-    reporter.row(row(1))
-    seen[0] = row(1)
+    first = row(1)
+    reporter.row(first)
+    assert first == row(1)
+    seen[0] = first
     reporter.row(row(2))
     reporter.close()
     assert [one["epoch"] for one in read(tmp_path / "history.csv")] == [1, 2]
@@ -318,11 +321,24 @@ def test_tensorboard(tmp_path, clock):
     assert [event.value for event in events.Scalars("val/force_mae")] == [2.0, 1.0, 16.0, 16.0]
 
 
+def test_without_tensorboard(tmp_path, clock, monkeypatch):
+    """It is looked for once, in silence."""
+    name = "torch.utils.tensorboard"
+    with Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock) as reporter:
+        monkeypatch.setitem(sys.modules, name, None)
+        reporter.row(row(1))
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(SummaryWriter=pytest.fail))
+        reporter.row(row(2))
+    assert set(os.listdir(tmp_path)) == {"history.csv", "learning_curve.png"}
+
+
 def test_a_failing_tensorboard_does_not_end_the_run(tmp_path, clock):
     pytest.importorskip("tensorboard", reason="needs tensorboard")
     (tmp_path / "tensorboard").write_text("in the way")
     with Reporter(tmp_path, CONFIG, Progress(), 10, clock=clock) as reporter:
         with pytest.warns(RuntimeWarning, match="TensorBoard's log cannot be written"):
             reporter.row(row(1))
+        (tmp_path / "tensorboard").unlink()
         reporter.row(row(2))
     assert len(read(tmp_path / "history.csv")) == 2
+    assert not (tmp_path / "tensorboard").exists()  # half a run would be no use

@@ -30,7 +30,7 @@ class Progress:
         step: Steps done in all.
         loss_sum: Sum of the losses since the last validation, weighted by molecules.
         molecules: Molecules seen since.
-        first_loss: Mean of the first losses of the run.
+        first_losses: Losses of the first steps of the run.
         seconds: Time spent so far.
         best_epoch: Epoch of the lowest validation score.
         best_score: That score.
@@ -42,7 +42,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     molecules: int = 0
-    first_loss: float = 0.0
+    first_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     best_epoch: float = 0
     best_score: float = float("inf")

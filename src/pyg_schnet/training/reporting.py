@@ -140,8 +140,8 @@ class Reporter:
             file.complete = False
             if file.due:
                 self._attempt(f"'{file.path}'", file.write)
-        if self._tensorboard:
-            self._tensorboard = self._attempt("TensorBoard's log", lambda: self._add_scalars(row))
+        if self._tensorboard and not self._attempt("TensorBoard's log", self._add_scalars):
+            self._tensorboard = False
         if self.log is not None:
             self.log(dict(row))
 
@@ -178,7 +178,7 @@ class Reporter:
         learning_curve(self._rows, self.units).savefig(content, format="png")
         return content.getvalue()
 
-    def _add_scalars(self, row: Row) -> None:
+    def _add_scalars(self) -> None:
         if self._scalars is None:
             assert self.directory is not None
             try:
@@ -190,6 +190,7 @@ class Reporter:
             self._scalars = SummaryWriter(
                 self.directory / "tensorboard", purge_step=self._purge, flush_secs=int(_PICTURE)
             )
+        row = self._rows[-1]
         for name, value in row.items():
             if name not in ("step", "seconds"):
                 # train_loss and val_mae are in two groups: train/loss, val/mae.

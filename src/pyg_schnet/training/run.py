@@ -17,14 +17,11 @@ from ..storage import write_atomically
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
 from .config import TrainConfig
 from .distributed import World
-from .divergence import check_gradient, check_loss
+from .divergence import FIRST, check_gradient, check_loss
 from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss, penalty
 from .order import BatchOrder
-
-# Losses whose mean later ones are compared with.
-_FIRST = 100
 
 
 class Run:
@@ -176,8 +173,8 @@ class Run:
         self.optimizer.step()
         self.average.update_parameters(self.model)
 
-        if progress.step < _FIRST:
-            progress.first_loss += (loss - progress.first_loss) / (progress.step + 1)
+        if progress.step < FIRST:
+            progress.first_losses.append(loss)
         progress.step += 1
         progress.batch += 1
         progress.loss_sum += loss * count

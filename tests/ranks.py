@@ -212,7 +212,22 @@ def first(folder: Path) -> dict:
                 if RANK == 0:
                     raise OSError("disk full")
 
-        return {"found": found, "error": message(prepare)}
+        result = {"found": found, "error": message(prepare)}
+    return result | {"in a group": _in_a_group(folder)}
+
+
+def _in_a_group(folder: Path) -> list[bool]:
+    """The same twice in a process group that users make, whose store remembers the first time."""
+    torch.distributed.init_process_group("gloo")
+    found = []
+    for turn in range(2):
+        path = folder / f"made in a group of {SIZE}, turn {turn}"
+        with World.current() as world, world.main_first():
+            found.append(path.exists())
+            time.sleep(0.2 if RANK == 0 else 0.0)
+            path.touch()
+    torch.distributed.destroy_process_group()
+    return found
 
 
 def compared(folder: Path) -> dict:

@@ -195,6 +195,18 @@ def test_resume_on_changed_data(call, run, tmp_path):
     assert "is a checkpoint of other training data" in outcome.err
 
 
+def test_a_damaged_checkpoint_has_an_earlier_one(call):
+    arguments = (*ETHANOL, *TINY, "--max-steps", "2", "--keep-last", "2", "--save-seconds", "0")
+    assert call("train", *arguments, "--directory", "kept").code == 0
+    Path("kept/last.safetensors").write_bytes(b"damaged")
+    resume = ("train", "--resume", "--directory", "kept", "--device", "cpu")
+    outcome = call(*resume)
+    assert outcome.code == 2
+    assert "'kept/last-1.safetensors' is the one before: rename it" in outcome.err
+    Path("kept/last-1.safetensors").rename("kept/last.safetensors")
+    assert call(*resume).code == 0
+
+
 def test_settings_of_another_run(call, made):
     again = call("train", "--config", made / "run.json", "--directory", "same")
     assert again.code == 0, again.err

@@ -196,6 +196,8 @@ def test_an_error_in_one_rank_ends_the_others(several, folder):
 def test_the_first_rank_prepares_the_data(several):
     found = [rank["first"]["found"] for rank in several]
     assert found == [False] + [True] * (len(several) - 1)
+    in_groups = [rank["first"]["in a group"] for rank in several]
+    assert in_groups == [[False] * 2] + [[True] * 2] * (len(several) - 1)
     errors = [rank["first"]["error"] for rank in several]
     assert errors[0] == "OSError: disk full"
     assert set(errors[1:]) == {
@@ -271,6 +273,12 @@ def test_shares_make_up_the_batches():
         assert sorted(chain.from_iterable(counted)) == sorted(whole[number])
         assert all(shares)
     assert [order.stands_in(3) for order in orders] == [False, False, True]
+
+
+def test_seeds_can_be_large():
+    """Such as a time in nanoseconds."""
+    orders = [next(iter(BatchOrder(50, 50, seed=seed))) for seed in (0, 2**62, 2**62 + 1)]
+    assert len(set(map(tuple, orders))) == 3
 
 
 @pytest.mark.parametrize(

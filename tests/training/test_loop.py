@@ -92,11 +92,15 @@ def test_reports_of_a_run(parts, capsys):
     assert [k for k in range(3) if lines[k].endswith("best")] == best
 
 
-def test_early_stopping(parts):
+def test_early_stopping(parts, capsys):
     config = TrainConfig(label="U0", epochs=50, batch_size=60, lr=1e-12, patience=3, ema_decay=0.0)
     history = fit(new_model(), *parts[:2], config)
     best = min(range(len(history)), key=lambda k: history[k]["val_mae"])
     assert len(history) == best + 1 + 3 < 50
+    assert "stopped: nothing got better for 3 epochs" in capsys.readouterr().err
+    # Patience is endless unless it is given.
+    fit(new_model(), *parts[:2], changed(config, patience=None, epochs=best + 5))
+    assert "stopped" not in capsys.readouterr().err
 
 
 def test_budget_of_steps(parts):

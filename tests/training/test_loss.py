@@ -9,7 +9,9 @@ from torch_geometric.data import Batch, Data
 
 from pyg_schnet import SchNet
 from pyg_schnet.datasets import MD17Sample
+from pyg_schnet.storage import load_tensors
 from pyg_schnet.training import TrainConfig, evaluate, fit
+from pyg_schnet.training.checkpoint import LAST
 from pyg_schnet.training.loss import Objective, mean_loss
 
 
@@ -58,6 +60,10 @@ def test_formula(molecules, kind, per_atom):
     value, count = loss(model, Batch.from_data_list(molecules), read, config)
     assert count == 3
     assert value.item() == pytest.approx(expected, rel=1e-10)
+    result = evaluate(model, molecules, batch_size=2, forces=True)
+    sizes = torch.tensor([data.num_nodes for data in molecules])
+    known = Objective(model, read, config).of_evaluation(result, sizes)
+    assert mean_loss(*known).item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_gradient_against_central_differences(molecules):
@@ -134,7 +140,7 @@ def test_learns_energies_and_forces(tmp_path):
 def test_errors(molecules):
     config = TrainConfig.paper(forces=True, epochs=1)
     bare = [Data(z=data.z, pos=data.pos, energy=data.energy) for data in molecules]
-    with pytest.raises(ValueError, match=r"needs 'force' \[5, 3\] in the data \(got NoneType"):
+    with pytest.raises(ValueError, match=r"have 'force' of shape \[9, 3\] \(got NoneType"):
         fit(small_model(), bare, bare, config)
     with pytest.raises(ValueError, match="not of 'homo'"):
         fit(small_model(target="homo"), molecules, molecules, config)
@@ -145,6 +151,36 @@ def test_errors(molecules):
         TrainConfig(energy_weight=0.0)
     with pytest.raises(ValueError, match="'mse' or 'l1' or 'huber'"):
         TrainConfig(loss="mae")
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_useless_forces_are_noticed_before_training(molecules, part):
+    """Of training and of validation alike, wherever they are."""
+    config = TrainConfig.paper(forces=True, epochs=1)
+    sets = [molecules, [data.clone() for data in molecules]]
+    name = ("training", "validation")[part]
+    sets[part][2].force[1, 2] = math.inf
+    with pytest.raises(ValueError, match=f"molecule 2 has an infinite force in the {name} set"):
+        fit(small_model(), *sets, config)
+    for data in sets[part]:
+        data.force = torch.full_like(data.force, math.nan)
+    with pytest.raises(ValueError, match=f"there is no force in the {name} set: all are missing"):
+        fit(small_model(), *sets, config)
+    del sets[part][1].force
+    with pytest.raises(ValueError, match=f"not a force in the {name} set for all.*no 'force'"):
+        fit(small_model(), *sets, config)
+
+
+def test_the_best_model_has_the_least_loss(molecules, tmp_path):
+    """Of molecules of several sizes, with errors per atom."""
+    config = TrainConfig(
+        energy_weight=1.0, force_weight=0.5, per_atom=True, epochs=3, batch_size=2, lr=1e-2
+    )
+    model = small_model()
+    fit(model, molecules, molecules, config, tmp_path)
+    _, header = load_tensors(tmp_path / LAST, "training checkpoint")
+    value, _ = loss(model, Batch.from_data_list(molecules), read, config)
+    assert header["progress"]["best_score"] == pytest.approx(value.item(), rel=1e-9)
 
 
 def copper(num_atoms: int, seed: int) -> Data:
@@ -183,6 +219,9 @@ def test_stress(mode):
     value, count = loss(model, batch, read, config)
     assert count == 3
     assert value.item() == pytest.approx(expected, rel=1e-9)
+    result = evaluate(model, crystals, forces=True, stress=True)
+    known = Objective(model, read, config).of_evaluation(result, torch.tensor([2, 3, 1]))
+    assert mean_loss(*known).item() == pytest.approx(expected, rel=1e-9)
     value.backward()
     parameter = model.interactions[1].conv.filter.lin1.weight
     flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
@@ -217,7 +256,7 @@ def test_learns_stress_alone():
 
 def test_stress_of_what_has_none(molecules):
     model = small_model()
-    with pytest.raises(ValueError, match=r"'stress' needs 'stress' \[1, 3, 3\] in the data"):
+    with pytest.raises(ValueError, match=r"have 'stress' of shape \[1, 3, 3\] \(got None"):
         fit(model, molecules, molecules, TrainConfig(stress_weight=1.0, epochs=1))
     molecules[0].stress = torch.zeros(1, 3, 3)
     with pytest.raises(ValueError, match="stress needs periodic systems"):

@@ -69,6 +69,8 @@ def test_resuming_another_run(parts, tmp_path):
     for molecules in (test, others):
         with pytest.raises(ValueError, match=r"of other training data|have no number"):
             fit(new_model(), molecules, val, CONFIG, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="is a checkpoint of other validation data"):
+        fit(new_model(), train, val[1:], CONFIG, tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"another dtype: dtype was 'torch.float32' and is"):
         fit(new_model().double(), train, val, CONFIG, tmp_path, resume=True)
 
@@ -113,6 +115,16 @@ def test_budgets_end_in_mid_epoch_and_can_be_extended(parts, tmp_path):
     assert steps == [4, 6, 8, 11]
     for row, wanted in zip((history[0], *history[2:]), expected, strict=True):
         assert row["val_mae"] == wanted["val_mae"]
+
+
+def test_a_budget_at_the_end_of_an_epoch_can_be_extended(parts, tmp_path):
+    """Its validation is that of the epoch, and is not done twice."""
+    whole = fit(new_model(), *parts[:2], changed(CONFIG, epochs=None, max_steps=12))
+    fit(new_model(), *parts[:2], changed(CONFIG, epochs=None, max_steps=8), tmp_path)
+    longer = changed(CONFIG, epochs=None, max_steps=12)
+    history = fit(new_model(seed=9), *parts[:2], longer, tmp_path, resume=True)
+    assert without_time(history) == without_time(whole)
+    assert [row["step"] for row in history] == [4, 8, 12]
 
 
 def test_a_run_can_be_resumed_from_its_first_moment(parts, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from ..data.units import convert
 from ..nn import SchNet
 from ..nn.readout import AtomwiseReadout
 from ..training import Labelled, TrainConfig
-from ..training.checkpoint import LAST
+from ..training.checkpoint import LAST, load_averaged
 from ..training.labels import label_units
 from . import models, sources
 from .flags import UsageError, given
@@ -163,7 +163,7 @@ def planned(run: Record, directory: Path, *, saved: bool) -> Plan:
     parts = split(source, data, config.seed, directory if saved else None, saved=saved)
     torch.manual_seed(config.seed)
     if (directory / LAST).exists():
-        model = models.load_model(directory / LAST)
+        model = load_averaged(directory / LAST)
     elif run.init is None:
         model = SchNet(**run.model)
     else:

@@ -148,7 +148,7 @@ def _atoms_in_common(train: Labelled, test: Labelled) -> int:
 
 def _mean(train: InMemoryDataset, labels: Callable[[Batch], Tensor], rows: int) -> Tensor:
     """Mean over blocks of so many rows of three numbers each, without missing ones, flat."""
-    total, count = torch.zeros(rows, 3, dtype=torch.float64), torch.zeros(rows, 3)
+    total, count = torch.zeros(2, rows, 3, dtype=torch.float64)
     for batch in MoleculeLoader(train, 1024):
         blocks = labels(batch).double().reshape(-1, rows, 3)
         total += blocks.nan_to_num().sum(dim=0)

@@ -83,7 +83,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     progress: Progress,
     config: TrainConfig,
-    fingerprint: int,
+    fingerprints: dict[str, int],
     random: list[Tensor],
 ) -> None:
     """Saves a run in one file, ``last.safetensors``, atomically.
@@ -98,7 +98,7 @@ def save_checkpoint(
         optimizer: Optimiser with its state.
         progress: Where the run stands.
         config: Settings of the run.
-        fingerprint: Checksum of the training set, to notice another one on resuming.
+        fingerprints: Checksums of the data sets by name, to notice others on resuming.
         random: State of the random numbers of each process.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -116,7 +116,7 @@ def save_checkpoint(
         "train": config.to_dict(),
         "progress": asdict(progress),
         "param_groups": state["param_groups"],
-        "fingerprint": fingerprint,
+        "fingerprints": fingerprints,
         "dtype": str(model.embedding.weight.dtype),
     }
     _keep_earlier(directory, config.keep_last)
@@ -150,7 +150,7 @@ def load_checkpoint(
     average: AveragedModel,
     optimizer: Optimizer,
     config: TrainConfig,
-    fingerprint: int,
+    fingerprints: dict[str, int],
     world: World,
 ) -> tuple[Progress, dict[str, Tensor] | None]:
     """Restores a run in place.
@@ -161,7 +161,7 @@ def load_checkpoint(
         average: Moving average, restored.
         optimizer: Optimiser of the same parameters, restored.
         config: Settings; those that shape the run must be those of the checkpoint.
-        fingerprint: Checksum of the training set.
+        fingerprints: Checksums of the data sets by name.
         world: Processes that resume; they need not be as many as there were.
 
     Returns:
@@ -173,22 +173,17 @@ def load_checkpoint(
         ValueError: If model, settings or data are not those of the checkpoint.
     """
     path = directory / LAST
-    try:
-        tensors, header = world.from_main(lambda: load_tensors(path, _KIND))
-    except CorruptFileError as error:
-        earlier = _earlier(directory, 1)
-        if earlier.exists():
-            raise CorruptFileError(f"{error}. '{earlier}' is the one before: rename it") from error
-        raise
+    tensors, header = world.from_main(lambda: _load(path))
     _compare(path, "architecture", _differences(header["model"], model.config))
     dtype = str(model.embedding.weight.dtype)
     _compare(path, "dtype", _differences({"dtype": header["dtype"]}, {"dtype": dtype}))
     _compare(path, "training", config.differences(header["train"]))
-    if header["fingerprint"] != fingerprint:
-        raise ValueError(
-            f"'{path}' is a checkpoint of other training data: resume with the same molecules in "
-            "the same order, or start in another directory"
-        )
+    for name, saved in header["fingerprints"].items():
+        if saved != fingerprints[name]:
+            raise ValueError(
+                f"'{path}' is a checkpoint of other {name} data: resume with the same molecules "
+                "in the same order, or start in another directory"
+            )
     model.load_state_dict(_below(tensors, "model."))
     average.load_state_dict(_below(tensors, "average."))
     slots: dict[int, dict[str, Tensor]] = {}
@@ -213,12 +208,22 @@ def load_averaged(path: Path) -> SchNet:
         FileNotFoundError: If there is no such file.
         CorruptFileError: If it is damaged or no training checkpoint.
     """
-    tensors, header = load_tensors(path, _KIND)
+    tensors, header = _load(path)
     model = SchNet(**header["model"])
     weights = _below(tensors, "average.module.")
     model.to(weights["embedding.weight"].dtype)
     model.load_state_dict(weights)
     return model
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        return load_tensors(path, _KIND)
+    except CorruptFileError as error:
+        earlier = _earlier(path.parent, 1)
+        if path.name == LAST and earlier.exists():
+            raise CorruptFileError(f"{error}. '{earlier}' is the one before: rename it") from error
+        raise
 
 
 def _random_name(rank: int) -> str:

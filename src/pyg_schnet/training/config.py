@@ -41,7 +41,8 @@ class TrainConfig:
         ema_decay: Decay per step of the moving average of the weights, which validation, test
             and the saved best model use; 0 turns averaging off.
         eval_epochs: Epochs between validations. There is one at the end of the budget too.
-        patience: Epochs without a better validation error before training stops.
+        patience: Epochs without a better validation error before training stops; no limit if
+            ``None``.
         offsets: ``"fit"`` sets atom references, mean and standard deviation of the model from the
             training set, unless the model already has some; ``"keep"`` leaves them alone.
         seed: Seed of the order of molecules.
@@ -73,7 +74,7 @@ class TrainConfig:
     clip_norm: float = 0.0
     ema_decay: float = 0.99
     eval_epochs: int = 1
-    patience: int = 100
+    patience: int | None = None
     offsets: Literal["fit", "keep"] = "fit"
     seed: int = 0
     eval_batch_size: int = 128
@@ -84,7 +85,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, lowest in _WHOLE.items():
             value = getattr(self, name)
-            if value is None and name in ("epochs", "max_steps"):
+            if value is None and name in ("epochs", "max_steps", "patience"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"'{name}' must be a whole number (got {value!r})")

@@ -53,11 +53,15 @@ class World:
 
     _active: ClassVar["World | None"] = None
     _groups: ClassVar[int] = 0  # made so far
+    _worlds: ClassVar[int] = 0
 
     def __init__(self, rank: int = 0, size: int = 1):
         self.rank, self.size = rank, size
         self._ours, self._turn = False, 0
         if size > 1:
+            # What earlier ones left in the store of a group that the user made is not of this one.
+            World._worlds += 1
+            self._number = World._worlds
             self._store = dist.distributed_c10d._get_default_store()
             # Small messages go over the network without a detour by the GPU, where the group can.
             over_network = "cpu" in str(dist.get_backend_config())
@@ -282,7 +286,7 @@ class World:
             dist.destroy_process_group()
 
     def _key(self, name: str) -> str:
-        return f"pyg_schnet/{name}"
+        return f"pyg_schnet/{self._number}/{name}"
 
 
 def _that_pickles(error: Exception) -> Exception:

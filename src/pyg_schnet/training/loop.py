@@ -22,7 +22,7 @@ from .labels import (
     label_units,
     learn_species,
 )
-from .loss import force_labels, force_scale, stress_labels
+from .loss import derivative_scale, force_labels, stress_labels
 from .order import BatchOrder
 from .reporting import Reporter
 from .run import Run
@@ -46,8 +46,7 @@ def fit(
        (NaN) are left out.
     3. A moving average of the weights is validated; the best one is kept.
 
-    It ends with the first budget of the settings that is used up, or when nothing gets better any
-    more. Validations and, on a terminal, the state of the run are shown on standard error. With a
+    It ends with the first budget of the settings that is used up, or with their patience. Validations and, on a terminal, the state of the run are shown on standard error. With a
     directory the run writes ``config.json``, ``history.csv``, ``learning_curve.png``, scalars for
     TensorBoard where that is installed, ``best.safetensors`` (for :meth:`SchNet.load`) and, from
     time to time, at its end and when interrupted by SIGINT or SIGTERM, ``last.safetensors``, from
@@ -91,7 +90,7 @@ def fit(
     directory = None if directory is None else Path(directory)
     with World.current() as world:
         data = Labelled.read(train, config.label, "training")
-        Labelled.read(val, config.label, "validation")
+        validation = Labelled.read(val, config.label, "validation")
         check_units(model, train, config.label)
         read = label_reader(train, config.label)
 
@@ -101,14 +100,13 @@ def fit(
             model.units = label_units(train, config.label)
         scale = None
         if config.with_forces:
-            _check_derivative(model, "force", "/Ang", force_labels, train, val)
-            scale = force_scale(train)
+            scale = _check_derivative(model, "force", "/Ang", force_labels, train, val)
         if config.with_stress:
             _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
         _prepare(model, data, scale, config)
         world.check_same(
             **{"dtype": model.embedding.weight.dtype, "training data": data.fingerprint},
-            **{"validation set": len(val), "resume": resume},
+            **{"validation set": validation.fingerprint, "resume": resume},
             **{f"model.{name}": value for name, value in model.config.items()},
             **config.to_dict(),
         )
@@ -116,7 +114,8 @@ def fit(
         world.share_state(model)
         order = BatchOrder(len(train), config.batch_size, config.seed, world.rank, world.size)
         loader = MoleculeLoader(train, batch_sampler=order)
-        run = Run(model, read, order, config, directory, data.fingerprint, world)
+        fingerprints = {"training": data.fingerprint, "validation": validation.fingerprint}
+        run = Run(model, read, order, config, directory, fingerprints, world)
         run.begin(resume)
         progress = run.progress
         reporter = Reporter(
@@ -124,7 +123,7 @@ def fit(
         )
 
         def validate() -> None:
-            row = run.validate(val)
+            row = run.validate(val, validation.sizes)
             best = row["epoch"] == progress.best_epoch
             world.from_main(lambda: reporter.row(row, best))
 
@@ -142,11 +141,14 @@ def fit(
                             break
                     else:
                         run.end_epoch()
-                        if progress.epoch % config.eval_epochs == 0:
+                        # A budget can have ended, and been extended, right after an epoch.
+                        if progress.epoch % config.eval_epochs == 0 and not progress.validated:
                             validate()
                 if not progress.validated:
                     validate()
                 run.save()
+                if run.stale:
+                    reporter.say(f"stopped: nothing got better for {config.patience} epochs")
         except LostProcessError as error:
             raise LostProcessError(f"{error}; {run.rescue()}") from error.__cause__
         finally:
@@ -160,13 +162,16 @@ def _check_derivative(
     name: str,
     per: str,
     labels: Callable[[Data], Tensor],
-    *datasets: Molecules,
-) -> None:
+    train: Molecules,
+    val: Molecules,
+) -> float:
+    """Looks at all labels before anything is trained; gives their scale in the training set."""
     if model.target != "energy":
         raise ValueError(f"'{name}' is a derivative of the energy, not of '{model.target}'")
-    for dataset in datasets:
-        labels(dataset[0])
+    for dataset in (train, val):
         check_units(model, dataset, name, per)
+    derivative_scale(val, labels, f"{name} in the validation set")
+    return derivative_scale(train, labels, f"{name} in the training set")
 
 
 def _prepare(model: SchNet, data: Labelled, force_scale: float | None, config: TrainConfig) -> None:

@@ -11,6 +11,7 @@ of the three sums runs over the molecules that have that label, and is divided b
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ from ..nn.system import check_system
 from ..nn.unpack import unpack
 from .config import TrainConfig
 from .labels import LabelReader, Molecules
+
+if TYPE_CHECKING:
+    from .evaluation import Evaluation
 
 
 def penalty(config: TrainConfig) -> Callable[[Tensor], Tensor]:
@@ -95,6 +99,30 @@ class Objective(nn.Module):
             parts[2] = self._of_stress(found, stress)
         return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
 
+    def of_evaluation(self, result: "Evaluation", sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of predictions that are known, such as those of a whole validation set.
+
+        Args:
+            result: Predictions, of what is trained at least.
+            sizes: Atoms of each molecule ``[M]``.
+        """
+        nothing = torch.zeros((), dtype=torch.double), torch.tensor(0)
+        parts = [nothing, nothing, nothing]
+        if self.config.energy_weight > 0:
+            parts[0] = self._of_labels(result.predicted, result.reference, sizes)
+        if result.forces is not None:
+            member = torch.arange(len(sizes)).repeat_interleave(sizes)
+            found, force = (
+                side.view(-1, 3) for side in (result.forces.predicted, result.forces.reference)
+            )
+            parts[1] = self._of_forces(found, force, member, sizes)
+        if result.stress is not None:
+            found, stress = (
+                side.view(-1, 3, 3) for side in (result.stress.predicted, result.stress.reference)
+            )
+            parts[2] = self._of_stress(found, stress)
+        return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
+
     def _of_labels(self, output: Tensor, label: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         known = ~label.isnan()
         # Missing labels must not reach the difference: the gradient of 0 * NaN is NaN.
@@ -155,26 +183,40 @@ def _labels(batch: Data, name: str, shape: list[int]) -> Tensor:
     if not isinstance(label, Tensor) or list(label.shape) != shape:
         found = f"shape {list(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
         raise ValueError(
-            f"training on '{name}' needs '{name}' {shape} in the data (got {found}; "
-            f"the fields are {sorted(batch.keys())}): set '{name}_weight' to 0, or add them"
+            f"the data must have '{name}' of shape {shape} (got {found}; the fields are "
+            f"{sorted(batch.keys())}): add it, or train and evaluate without it"
         )
     return label
 
 
-def force_scale(dataset: Molecules) -> float:
-    """Root mean square of the components of all forces of a data set; 1 if they vanish.
+def derivative_scale(dataset: Molecules, labels: Callable[[Data], Tensor], what: str) -> float:
+    """Root mean square of the components of all forces, say, of a data set; 1 if they vanish.
+
+    Args:
+        dataset: Molecules with them.
+        labels: :func:`force_labels` or :func:`stress_labels`.
+        what: What to call them in errors.
 
     Raises:
-        ValueError: If a force is infinite, or all are missing.
+        ValueError: If one is infinite, absent or of another shape, or all are missing (NaN).
     """
-    total, count = 0.0, 0
-    for batch in MoleculeLoader(dataset, 1024):
-        force = force_labels(batch).double()
-        if force.isinf().any():
-            raise ValueError("the training set has infinite forces")
-        known = ~force.isnan()
-        total += float(force[known].square().sum())
-        count += int(known.sum())
+    total, count, first = 0.0, 0, 0
+    try:
+        for batch in MoleculeLoader(dataset, 1024):
+            values = labels(batch).double()
+            if values.isinf().any():
+                row = int(values.flatten(1).isinf().any(dim=1).nonzero()[0])
+                number = first + (row if len(values) == batch.num_graphs else int(batch.batch[row]))
+                raise ValueError(f"molecule {number} has an infinite {what}")
+            known = ~values.isnan()
+            total += float(values[known].square().sum())
+            count += int(known.sum())
+            first += batch.num_graphs
+    except KeyError as error:  # from PyG, which puts the molecules together
+        raise ValueError(
+            f"there is not a {what} for all molecules: some have no {error}; add it, as NaN where "
+            "it is unknown"
+        ) from error
     if count == 0:
-        raise ValueError("the training set has no forces: all are missing (NaN)")
+        raise ValueError(f"there is no {what}: all are missing (NaN)")
     return (total / count) ** 0.5 or 1.0

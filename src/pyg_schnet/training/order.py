@@ -35,7 +35,7 @@ class BatchOrder(Sampler[list[int]]):
 
     def batches(self, epoch: int) -> tuple[Tensor, ...]:
         """The molecules of each batch of an epoch, of all processes."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**64)
         return torch.randperm(self.size, generator=generator).split(self.batch_size)
 
     def share(self, batch: Tensor) -> Tensor:

@@ -133,9 +133,7 @@ class Reporter:
         if not self.main:
             return
         self._rows.append(row)
-        if sys.stderr is not None:
-            line = self._table.line(row, self._pace.left(), best)
-            self._attempt("the table", lambda: tqdm.write(line, file=sys.stderr))
+        self.say(self._table.line(row, self._pace.left(), best))
         for file in self._files:
             file.complete = False
             if file.due:
@@ -144,6 +142,11 @@ class Reporter:
             self._tensorboard = False
         if self.log is not None:
             self.log(dict(row))
+
+    def say(self, text: str) -> None:
+        """Tells people something, above the bar."""
+        if self.main and sys.stderr is not None:
+            self._attempt("the table", lambda: tqdm.write(text, file=sys.stderr))
 
     def close(self) -> None:
         """Completes the files and removes the bar; may be called again."""

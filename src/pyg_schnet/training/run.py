@@ -20,7 +20,7 @@ from .distributed import World
 from .divergence import FIRST, check_gradient, check_loss
 from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
-from .loss import Objective, mean_loss, penalty
+from .loss import Objective, mean_loss
 from .order import BatchOrder
 
 
@@ -33,7 +33,7 @@ class Run:
         order: Order of the training set.
         config: Settings.
         directory: Where the run is kept, if anywhere.
-        fingerprint: Checksum of the training set.
+        fingerprints: Checksums of the data sets by name.
         world: The processes that train.
 
     Attributes:
@@ -51,11 +51,11 @@ class Run:
         order: BatchOrder,
         config: TrainConfig,
         directory: Path | None,
-        fingerprint: int,
+        fingerprints: dict[str, int],
         world: World,
     ):
         self.model, self.order, self.config = model, order, config
-        self.directory, self.fingerprint, self.world = directory, fingerprint, world
+        self.directory, self.fingerprints, self.world = directory, fingerprints, world
         self.objective = Objective(model, read, config)
         self._parallel: nn.Module | None = None
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
@@ -86,7 +86,7 @@ class Run:
             # Random numbers go on where they were: nothing may draw any after this.
             self.progress, self.best = load_checkpoint(
                 *(self.directory, self.model, self.average, self.optimizer),
-                *(self.config, self.fingerprint, self.world),
+                *(self.config, self.fingerprints, self.world),
             )
             self._best_saved = False  # the file may be of later, of what is to come again
             self.saved_step = self.progress.step
@@ -125,14 +125,15 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether any budget or patience is used up."""
-        progress, waited = self.progress, 0.0
-        if progress.history:
-            waited = progress.history[-1]["epoch"] - progress.best_epoch
-        return (
-            self.spent
-            or progress.epoch >= self.config.epoch_limit
-            or waited >= self.config.patience
-        )
+        return self.spent or self.progress.epoch >= self.config.epoch_limit or self.stale
+
+    @property
+    def stale(self) -> bool:
+        """Whether nothing got better for so long that patience is used up."""
+        progress, patience = self.progress, self.config.patience
+        if patience is None or not progress.history:
+            return False
+        return progress.history[-1]["epoch"] - progress.best_epoch >= patience
 
     @property
     def lr(self) -> float:
@@ -207,8 +208,14 @@ class Run:
         self.progress.epoch += 1
         self.progress.batch = 0
 
-    def validate(self, val: Molecules) -> dict[str, float]:
+    def validate(self, val: Molecules, sizes: Tensor) -> dict[str, float]:
         """Evaluates the averaged model, keeps it if it is the best.
+
+        The best one has the smallest loss or, of energies alone, mean absolute error.
+
+        Args:
+            val: Validation set.
+            sizes: Atoms of its molecules.
 
         Returns:
             The new row of the history.
@@ -222,7 +229,7 @@ class Run:
         )
         # As rank 0 finds it, so that all decide the same, whatever their processors round to.
         progress.seconds, errors, score = self.world.from_main(
-            lambda: (time.monotonic() - self._begun, *_errors(result, config))
+            lambda: (time.monotonic() - self._begun, _columns(result), self._score(result, sizes))
         )
         epoch: float = progress.epoch
         if progress.batch:
@@ -230,6 +237,11 @@ class Run:
         if progress.enter(epoch, self.lr, errors, score):
             self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
         return progress.history[-1]
+
+    def _score(self, result: Evaluation, sizes: Tensor) -> float:
+        if result.forces is None and result.stress is None:
+            return result.mae
+        return mean_loss(*self.objective.of_evaluation(result, sizes)).item()
 
     @property
     def save_is_due(self) -> bool:
@@ -271,7 +283,7 @@ class Run:
             self._best_saved = True
         save_checkpoint(
             *(self.directory, self.model, self.average, self.best, self.optimizer),
-            *(self.progress, self.config, self.fingerprint, random),
+            *(self.progress, self.config, self.fingerprints, random),
         )
 
 
@@ -286,25 +298,10 @@ def _groups(model: SchNet, weight_decay: float) -> list[dict]:
     ]
 
 
-def _errors(result: Evaluation, config: TrainConfig) -> tuple[dict[str, float], float]:
-    """Validation errors for the history, and the score by which the best model is chosen.
-
-    The score is the loss of the validation set, as if all of its molecules had the same number of
-    atoms; of energies alone, their mean absolute error.
-    """
-    errors = {"val_mae": result.mae, "val_rmse": result.rmse}
-    if result.forces is None and result.stress is None:
-        return errors, result.mae
-    phi, score = penalty(config), 0.0
-    weighted = [(config.energy_weight, result)]
-    for name, weight, part in (
-        ("force", 3 * config.force_weight, result.forces),
-        ("stress", 9 * config.stress_weight, result.stress),
-    ):
+def _columns(result: Evaluation) -> dict[str, float]:
+    """Validation errors for the history."""
+    columns = {"val_mae": result.mae, "val_rmse": result.rmse}
+    for name, part in (("force", result.forces), ("stress", result.stress)):
         if part is not None:
-            errors |= {f"val_{name}_mae": part.mae, f"val_{name}_rmse": part.rmse}
-            weighted.append((weight, part))
-    for weight, part in weighted:
-        if weight > 0:
-            score += weight * phi(part.errors).mean().item()
-    return errors, score
+            columns |= {f"val_{name}_mae": part.mae, f"val_{name}_rmse": part.rmse}
+    return columns

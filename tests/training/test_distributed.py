@@ -82,7 +82,7 @@ def assert_close(found: list[dict], expected: list[dict], rel: float) -> None:
 @pytest.mark.parametrize("dtype", RTOL, ids=str)
 @pytest.mark.parametrize("kind", ranks.KINDS)
 def test_gradients_are_those_of_one_process(one, several, kind, dtype):
-    """Of a batch in uneven shares with missing labels, and of one that leaves ranks nothing."""
+    """Of a batch in uneven shares with missing labels, and of one that is too small for three."""
     expected = one["gradients"][kind, dtype]["gradients"]
     assert len(expected) == 2
     for rank in several:

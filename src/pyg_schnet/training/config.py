@@ -77,7 +77,7 @@ class TrainConfig:
     offsets: Literal["fit", "keep"] = "fit"
     seed: int = 0
     eval_batch_size: int = 128
-    save_seconds: float = 300.0
+    save_seconds: float = 60.0
     keep_last: int = 1
     explosion: float = 1e4
 

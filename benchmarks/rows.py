@@ -98,7 +98,7 @@ def run_once(
     about = {"environment": environment(), "commit": commit()}
     history = fit(model, parts.train, parts.val, config, directory, resume=settings.exists())
     tested = evaluate(
-        *(model, parts.test, config.label, config.eval_batch_size), forces=config.force_weight > 0
+        *(model, parts.test, config.label, config.eval_batch_size), forces=config.with_forces
     )
     last = history[-1]
     result = {

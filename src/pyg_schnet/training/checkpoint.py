@@ -1,5 +1,7 @@
 r"""Checkpoints: everything a run needs to go on as if nothing had happened."""
 
+import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from ..nn import SchNet
-from ..storage import load_tensors, save_tensors
+from ..storage import CorruptFileError, load_tensors, save_tensors
 from .config import TrainConfig
 
 _KIND = "training checkpoint"
+LAST = "last.safetensors"
 
 
 @dataclass
@@ -24,12 +27,13 @@ class Progress:
         epoch: Epochs completed.
         batch: Batches done in the present epoch.
         step: Steps done in all.
-        loss_sum: Sum of the losses of the present epoch, weighted by molecules.
-        molecules: Molecules seen in the present epoch.
+        loss_sum: Sum of the losses since the last validation, weighted by molecules.
+        molecules: Molecules seen since.
+        first_loss: Mean of the first losses of the run.
         seconds: Time spent so far.
         best_epoch: Epoch of the lowest validation score.
         best_score: That score.
-        history: One row per completed epoch.
+        history: One row per validation.
     """
 
     epoch: int = 0
@@ -37,50 +41,58 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     molecules: int = 0
+    first_loss: float = 0.0
     seconds: float = 0.0
-    best_epoch: int = 0
+    best_epoch: float = 0
     best_score: float = float("inf")
     history: list[dict[str, float]] = field(default_factory=list)
 
-    def finish_epoch(self, lr: float, errors: dict[str, float], score: float) -> None:
-        """Enters the present epoch in the history and begins the next.
+    @property
+    def validated(self) -> bool:
+        """Whether the present weights have been validated."""
+        return bool(self.history) and self.history[-1]["step"] == self.step
+
+    def enter(self, epoch: float, lr: float, errors: dict[str, float], score: float) -> bool:
+        """Enters a validation in the history.
 
         Args:
-            lr: Learning rate at its end.
+            epoch: Epochs done, a fraction within one.
+            lr: The learning rate.
             errors: Validation errors by the names of their columns.
-            score: What the best epoch has the least of.
+            score: What the best model has the least of.
+
+        Returns:
+            Whether this is the best model so far.
         """
-        self.epoch += 1
-        self.history.append(
-            {
-                "epoch": self.epoch,
-                "step": self.step,
-                "lr": lr,
-                "train_loss": self.loss_sum / max(self.molecules, 1),
-                **errors,
-                "seconds": self.seconds,
-            }
-        )
-        if score < self.best_score:
-            self.best_epoch, self.best_score = self.epoch, score
-        self.batch, self.loss_sum, self.molecules = 0, 0.0, 0
+        loss = self.loss_sum / max(self.molecules, 1)
+        row = {"epoch": epoch, "step": self.step, "lr": lr, "train_loss": loss}
+        self.history.append({**row, **errors, "seconds": self.seconds})
+        self.loss_sum, self.molecules = 0.0, 0
+        if not score < self.best_score:
+            return False
+        self.best_epoch, self.best_score = epoch, score
+        return True
 
 
 def save_checkpoint(
-    path: Path,
+    directory: Path,
     model: SchNet,
     average: AveragedModel,
+    best: dict[str, Tensor] | None,
     optimizer: Optimizer,
     progress: Progress,
     config: TrainConfig,
     fingerprint: int,
 ) -> None:
-    """Saves a run in one file, atomically.
+    """Saves a run in one file, ``last.safetensors``, atomically.
+
+    Earlier ones become ``last-1.safetensors`` and so on, as many as the settings want to keep.
 
     Args:
-        path: File to write.
+        directory: Where to.
         model: Model in training.
         average: Moving average of its weights.
+        best: Weights of the best model so far, if there is one.
         optimizer: Optimiser with its state.
         progress: Where the run stands.
         config: Settings of the run.
@@ -88,6 +100,7 @@ def save_checkpoint(
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
     state = optimizer.state_dict()
     tensors |= {
         f"optimizer.{index}.{name}": value
@@ -103,21 +116,43 @@ def save_checkpoint(
         "fingerprint": fingerprint,
         "dtype": str(model.embedding.weight.dtype),
     }
-    save_tensors(path, tensors, header, _KIND)
+    _keep_earlier(directory, config.keep_last)
+    save_tensors(directory / LAST, tensors, header, _KIND)
+
+
+def _earlier(directory: Path, age: int) -> Path:
+    return directory / (f"last-{age}.safetensors" if age else LAST)
+
+
+def _keep_earlier(directory: Path, keep: int) -> None:
+    """Renames earlier checkpoints. The last one stays in its place until the new one is there."""
+    for age in range(keep - 1, 0, -1):
+        path = _earlier(directory, age - 1)
+        if not path.exists():
+            continue
+        if age > 1:
+            os.replace(path, _earlier(directory, age))
+            continue
+        copy = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            os.link(path, copy)
+        except OSError:  # not all file systems have links
+            shutil.copyfile(path, copy)
+        os.replace(copy, _earlier(directory, age))
 
 
 def load_checkpoint(
-    path: Path,
+    directory: Path,
     model: SchNet,
     average: AveragedModel,
     optimizer: Optimizer,
     config: TrainConfig,
     fingerprint: int,
-) -> Progress:
+) -> tuple[Progress, dict[str, Tensor] | None]:
     """Restores a run in place.
 
     Args:
-        path: File that :func:`save_checkpoint` wrote.
+        directory: Where :func:`save_checkpoint` wrote it.
         model: Model of the same architecture.
         average: Moving average, restored.
         optimizer: Optimiser of the same parameters, restored.
@@ -125,14 +160,21 @@ def load_checkpoint(
         fingerprint: Checksum of the training set.
 
     Returns:
-        Where the run stands.
+        Where the run stands, and the weights of the best model so far.
 
     Raises:
         FileNotFoundError: If there is no such file.
         CorruptFileError: If the file is damaged.
         ValueError: If model, settings or data are not those of the checkpoint.
     """
-    tensors, header = load_tensors(path, _KIND)
+    path = directory / LAST
+    try:
+        tensors, header = load_tensors(path, _KIND)
+    except CorruptFileError as error:
+        earlier = _earlier(directory, 1)
+        if earlier.exists():
+            raise CorruptFileError(f"{error}. '{earlier}' is the one before: rename it") from error
+        raise
     _compare(path, "architecture", _differences(header["model"], model.config))
     dtype = str(model.embedding.weight.dtype)
     _compare(path, "dtype", _differences({"dtype": header["dtype"]}, {"dtype": dtype}))
@@ -150,7 +192,7 @@ def load_checkpoint(
         slots.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": slots, "param_groups": header["param_groups"]})
     torch.set_rng_state(tensors["rng"])
-    return Progress(**header["progress"])
+    return Progress(**header["progress"]), _below(tensors, "best.") or None
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,7 +1,12 @@
 r"""Settings of a training run."""
 
+import math
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DEFAULT_EPOCHS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,83 +16,101 @@ class TrainConfig:
     Attributes:
         label: What to learn: the name of a field of the data (``"energy"``), of a column of
             ``y`` (``"U0"``, for data sets with ``target_names``), or the number of a column.
-        energy_weight: Weight of the label in the loss, 0 to learn from forces only.
+        energy_weight: Weight of the label in the loss, 0 to learn from its derivatives only.
         force_weight: Weight of the forces in the loss (see :mod:`pyg_schnet.training.loss`), 0 to
             leave them out. The paper has 0.01 and 1 where it trains on both, see :meth:`paper`.
+        stress_weight: Weight of the stress of crystals in the loss, 0 to leave it out.
         loss: What errors count as: ``"mse"``, ``"l1"`` or ``"huber"``.
         huber_delta: Error up to which Huber's loss is quadratic.
         per_atom: Whether the error of the label is divided by the number of atoms.
-        epochs: Passes over the training set, at most.
-        batch_size: Molecules per step.
-        lr: Learning rate of Adam at the first step.
-        lr_decay: Factor on the learning rate after every ``lr_decay_steps`` steps, applied
-            continuously.
-        lr_decay_steps: See ``lr_decay``.
+        epochs: Passes over the training set, at most; 100 if there is no other budget.
+        max_steps: Steps, at most.
+        max_time: Time to train, at most: seconds, or ``"90s"``, ``"10m"``, ``"2h"``, ``"1d"``.
+        batch_size: Molecules per step, over all processes.
+        lr: Learning rate of Adam, at its highest.
+        schedule: ``"exponential"`` multiplies the learning rate by ``lr_decay`` every
+            ``lr_decay_steps`` steps, continuously; ``"cosine"`` takes it to ``lr_min`` along half a
+            cosine that ends with the budget.
+        lr_decay: Factor of the exponential schedule.
+        lr_decay_steps: Steps of the exponential schedule.
         lr_min: Lowest learning rate.
+        warmup_steps: Steps over which the learning rate rises linearly at first.
+        weight_decay: Decay of weights per unit of the learning rate, decoupled as in AdamW.
+        clip_norm: Largest norm of the gradient, to which longer ones are cut; 0 for no limit.
         ema_decay: Decay per step of the moving average of the weights, which validation, test
             and the saved best model use; 0 turns averaging off.
+        eval_epochs: Epochs between validations. There is one at the end of the budget too.
         patience: Epochs without a better validation error before training stops.
         offsets: ``"fit"`` sets atom references, mean and standard deviation of the model from the
             training set, unless the model already has some; ``"keep"`` leaves them alone.
         seed: Seed of the order of molecules.
         eval_batch_size: Molecules per step of validation.
+        save_seconds: Time between checkpoints. The end of a run and signals make one too.
+        keep_last: Checkpoints to keep, the last ones; the best model is kept in any case.
+        explosion: A loss of so many times the mean of the first losses ends the run; 0 for no
+            limit.
     """
 
     label: str | int = "energy"
     energy_weight: float = 1.0
     force_weight: float = 0.0
+    stress_weight: float = 0.0
     loss: str = "mse"
     huber_delta: float = 1.0
     per_atom: bool = False
-    epochs: int = 100
+    epochs: int | None = None
+    max_steps: int | None = None
+    max_time: str | float | None = None
     batch_size: int = 32
     lr: float = 1e-3
+    schedule: str = "exponential"
     lr_decay: float = 0.96
     lr_decay_steps: int = 100_000
     lr_min: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
     ema_decay: float = 0.99
+    eval_epochs: int = 1
     patience: int = 100
     offsets: str = "fit"
     seed: int = 0
     eval_batch_size: int = 128
+    save_seconds: float = 300.0
+    keep_last: int = 1
+    explosion: float = 1e4
 
     def __post_init__(self) -> None:
-        at_least_one = ("epochs", "batch_size", "lr_decay_steps", "patience", "eval_batch_size")
-        for name in (*at_least_one, "seed"):
+        for name, lowest in _WHOLE.items():
             value = getattr(self, name)
-            if not isinstance(value, int):
+            if value is None and name in ("epochs", "max_steps"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
                 raise TypeError(f"'{name}' must be a whole number (got {value!r})")
-            if name != "seed" and value < 1:
-                raise ValueError(f"'{name}' must be at least 1 (got {value})")
-        weights = ("energy_weight", "force_weight")
-        for name in ("lr", "lr_decay", "lr_min", "ema_decay", "huber_delta", *weights):
-            if not isinstance(getattr(self, name), int | float):
-                raise TypeError(f"'{name}' must be a number (got {getattr(self, name)!r})")
+            if value < lowest:
+                raise ValueError(f"'{name}' must be at least {lowest} (got {value})")
+        for name, (interval, allowed) in _NUMBERS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise TypeError(f"'{name}' must be a number (got {value!r})")
+            if not allowed(value):
+                raise ValueError(f"'{name}' must be {interval} (got {value})")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                listed = " or ".join(f"'{choice}'" for choice in choices)
+                raise ValueError(f"'{name}' must be {listed} (got '{getattr(self, name)}')")
         if not isinstance(self.label, str | int):
             raise TypeError(f"'label' must be a name or a column (got {self.label!r})")
-        if min(self.energy_weight, self.force_weight) < 0 or not any(
-            getattr(self, name) > 0 for name in weights
-        ):
-            raise ValueError(
-                "'energy_weight' and 'force_weight' must not be negative, nor both zero "
-                f"(got {self.energy_weight} and {self.force_weight})"
-            )
-        if self.loss not in ("mse", "l1", "huber"):
-            raise ValueError(f"'loss' must be 'mse', 'l1' or 'huber' (got '{self.loss}')")
-        if not self.huber_delta > 0:
-            raise ValueError(f"'huber_delta' must be positive (got {self.huber_delta})")
         if not isinstance(self.per_atom, bool):
             raise TypeError(f"'per_atom' must be true or false (got {self.per_atom!r})")
-        if not self.lr > 0:
-            raise ValueError(f"'lr' must be positive (got {self.lr})")
-        if self.lr_min < 0:
-            raise ValueError(f"'lr_min' must not be negative (got {self.lr_min})")
-        if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"'lr_decay' must be in (0, 1] (got {self.lr_decay})")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"'ema_decay' must be in [0, 1) (got {self.ema_decay})")
-        if self.offsets not in ("fit", "keep"):
-            raise ValueError(f"'offsets' must be 'fit' or 'keep' (got '{self.offsets}')")
+        weights = (self.energy_weight, self.force_weight, self.stress_weight)
+        if not any(weights):
+            raise ValueError(
+                "'energy_weight', 'force_weight' and 'stress_weight' must not be zero all at once"
+            )
+        if self.lr_min > self.lr:
+            raise ValueError(f"'lr_min' must not be above 'lr' (got {self.lr_min} and {self.lr})")
+        _ = self.time_limit  # complains early
 
     @classmethod
     def paper(cls, *, forces: bool = False, **overrides: Any) -> "TrainConfig":
@@ -100,9 +123,54 @@ class TrainConfig:
         weights = {"energy_weight": 0.01, "force_weight": 1.0} if forces else {}
         return cls(**({**weights, **overrides}))
 
-    def learning_rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        return max(self.lr * self.lr_decay ** (step / self.lr_decay_steps), self.lr_min)
+    @property
+    def with_forces(self) -> bool:
+        """Whether derivatives with respect to positions are trained."""
+        return self.force_weight > 0
+
+    @property
+    def with_stress(self) -> bool:
+        """Whether derivatives with respect to strains are trained."""
+        return self.stress_weight > 0
+
+    @property
+    def epoch_limit(self) -> float:
+        """Epochs to train at most, infinite if another budget ends the run."""
+        if self.epochs is not None:
+            return self.epochs
+        return _DEFAULT_EPOCHS if self.max_steps is None and self.max_time is None else math.inf
+
+    @property
+    def time_limit(self) -> float:
+        """Seconds to train at most, infinite if another budget ends the run."""
+        return math.inf if self.max_time is None else _seconds(self.max_time)
+
+    def fraction(self, step: int, seconds: float, steps_per_epoch: int) -> float:
+        """How much of the budget is spent, from 0 to 1 and beyond.
+
+        Args:
+            step: Steps done.
+            seconds: Time spent.
+            steps_per_epoch: Steps of an epoch.
+        """
+        spent = step / (self.epoch_limit * steps_per_epoch)
+        if self.max_steps is not None:
+            spent = max(spent, step / self.max_steps)
+        return max(spent, seconds / self.time_limit)
+
+    def learning_rate(self, step: int, fraction: float = 0.0) -> float:
+        """Learning rate of a step.
+
+        Args:
+            step: Number of the step, from 0.
+            fraction: How much of the budget is spent, see :meth:`fraction`.
+        """
+        if self.schedule == "cosine":
+            wave = (1 + math.cos(math.pi * min(fraction, 1.0))) / 2
+            rate = self.lr_min + (self.lr - self.lr_min) * wave
+        else:
+            rate = max(self.lr * self.lr_decay ** (step / self.lr_decay_steps), self.lr_min)
+        return rate * min(1.0, (step + 1) / (self.warmup_steps + 1))
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, for JSON."""
@@ -115,12 +183,69 @@ class TrainConfig:
             saved: Settings of the run to resume, from :meth:`to_dict`.
 
         Returns:
-            Saved and present value of each differing setting. Limits (``epochs``, ``patience``)
-            and ``eval_batch_size`` may change.
+            Saved and present value of each differing setting. Budgets and what does not touch the
+            weights may change.
         """
-        free = ("epochs", "patience", "eval_batch_size")
         return {
             field.name: (saved.get(field.name), getattr(self, field.name))
             for field in fields(self)
-            if field.name not in free and saved.get(field.name) != getattr(self, field.name)
+            if field.name not in _FREE and saved.get(field.name) != getattr(self, field.name)
         }
+
+
+_WHOLE = {
+    "epochs": 1,
+    "max_steps": 1,
+    "batch_size": 1,
+    "lr_decay_steps": 1,
+    "warmup_steps": 0,
+    "eval_epochs": 1,
+    "patience": 1,
+    "seed": 0,
+    "eval_batch_size": 1,
+    "keep_last": 1,
+}
+_POSITIVE = ("positive", lambda value: 0 < value < math.inf)
+_NOT_NEGATIVE = ("at least 0", lambda value: 0 <= value < math.inf)
+_NUMBERS = {
+    "energy_weight": _NOT_NEGATIVE,
+    "force_weight": _NOT_NEGATIVE,
+    "stress_weight": _NOT_NEGATIVE,
+    "huber_delta": _POSITIVE,
+    "lr": _POSITIVE,
+    "lr_decay": ("in (0, 1]", lambda value: 0 < value <= 1),
+    "lr_min": _NOT_NEGATIVE,
+    "weight_decay": _NOT_NEGATIVE,
+    "clip_norm": _NOT_NEGATIVE,
+    "ema_decay": ("in [0, 1)", lambda value: 0 <= value < 1),
+    "save_seconds": _NOT_NEGATIVE,
+    "explosion": _NOT_NEGATIVE,
+}
+_CHOICES = {
+    "loss": ("mse", "l1", "huber"),
+    "schedule": ("exponential", "cosine"),
+    "offsets": ("fit", "keep"),
+}
+# Budgets, and what does not touch the weights.
+_FREE = {
+    "epochs",
+    "max_steps",
+    "max_time",
+    "eval_epochs",
+    "patience",
+    "eval_batch_size",
+    "save_seconds",
+    "keep_last",
+    "explosion",
+}
+
+
+def _seconds(time: str | float) -> float:
+    """Seconds in ``"90s"``, ``"10m"``, ``"2h"``, ``"1d"`` or a number."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([smhd]?)\s*", str(time))
+    if match is None or isinstance(time, bool) or not 0 < float(match[1]) < math.inf:
+        raise ValueError(
+            f"'max_time' must be a positive number of seconds, or '90s', '10m', '2h', '1d' "
+            f"(got {time!r})"
+        )
+    return float(match[1]) * _UNITS[match[2] or "s"]

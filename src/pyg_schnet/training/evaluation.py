@@ -1,16 +1,17 @@
 r"""Errors of a model on a data set."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 
 from ..loader import MoleculeLoader
 from ..nn import SchNet
 from .labels import Molecules, check_units, label_reader
-from .loss import force_labels
+from .loss import force_labels, stress_labels
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Evaluation:
         reference: Labels ``[M]``, float64; NaN where missing.
         units: Unit of all of these, if the model knows it.
         forces: The same of the components of all forces, where they were asked for.
+        stress: The same of the components of all stress tensors, where they were asked for.
     """
 
     mae: float
@@ -32,6 +34,7 @@ class Evaluation:
     reference: Tensor
     units: str | None = None
     forces: "Evaluation | None" = None
+    stress: "Evaluation | None" = None
 
     @classmethod
     def of(
@@ -40,6 +43,7 @@ class Evaluation:
         reference: Tensor,
         units: str | None = None,
         forces: "Evaluation | None" = None,
+        stress: "Evaluation | None" = None,
     ) -> "Evaluation":
         """Computes the errors of predictions.
 
@@ -59,7 +63,13 @@ class Evaluation:
             reference,
             units,
             forces,
+            stress,
         )
+
+    @property
+    def errors(self) -> Tensor:
+        """Predictions minus labels, of those that are known."""
+        return (self.predicted - self.reference)[~self.reference.isnan()]
 
 
 @torch.no_grad()
@@ -70,6 +80,7 @@ def evaluate(
     batch_size: int = 128,
     *,
     forces: bool = False,
+    stress: bool = False,
 ) -> Evaluation:
     """Evaluates a model on every molecule of a data set.
 
@@ -82,33 +93,39 @@ def evaluate(
         label: What to compare with, see :class:`TrainConfig`.
         batch_size: Molecules per step.
         forces: Whether to compare the forces with ``force`` ``[N, 3]`` too.
+        stress: Whether to compare the stress of crystals with ``stress`` ``[B, 3, 3]`` too.
 
     Raises:
         ValueError: If the data set is empty, without labels, or in other units than the model.
     """
     read = label_reader(dataset, label)
     check_units(model, dataset, label)
-    predicted, reference, responses, acting = [], [], [], []
+    labels: dict[str, Callable[[Data], Tensor]] = {model.target: read}
+    labels |= {"forces": force_labels} if forces else {}
+    labels |= {"stress": stress_labels} if stress else {}
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in labels}
     training, refuse = model.training, model.refuse_unknown_species
     model.eval()
     model.refuse_unknown_species = False
     try:
         for batch in MoleculeLoader(dataset, batch_size):
             _warn_of_unknown_species(model, batch)
-            result = model.predict(batch, forces)
-            predicted.append(result[model.target].cpu())
-            reference.append(read(batch))
-            if forces:
-                responses.append(result["forces"].flatten().double().cpu())
-                acting.append(force_labels(batch).flatten().double().cpu())
+            result = model.predict(batch, forces, stress=stress)
+            for name, label_of in labels.items():
+                pairs[name].append((_flat(result[name]), _flat(label_of(batch))))
     finally:
         model.train(training)
         model.refuse_unknown_species = refuse
-    components = None
-    if forces:
-        units = None if model.units is None else f"{model.units}/Ang"
-        components = Evaluation.of(torch.cat(responses), torch.cat(acting), units)
-    return Evaluation.of(torch.cat(predicted), torch.cat(reference), model.units, components)
+    parts = {}
+    for name, per in (("forces", "/Ang"), ("stress", "/Ang^3")):
+        if name in labels:
+            units = None if model.units is None else model.units + per
+            parts[name] = Evaluation.of(*map(torch.cat, zip(*pairs[name])), units)
+    return Evaluation.of(*map(torch.cat, zip(*pairs[model.target])), model.units, **parts)
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.flatten().double().cpu()
 
 
 def _warn_of_unknown_species(model: SchNet, batch: Batch) -> None:

@@ -1,0 +1,241 @@
+r"""A run in progress: its state, a step, a validation."""
+
+import copy
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch_geometric.data import Batch
+
+from ..nn import SchNet
+from ..storage import write_atomically
+from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
+from .config import TrainConfig
+from .divergence import check_gradient, check_loss
+from .evaluation import Evaluation, evaluate
+from .labels import LabelReader, Molecules
+from .loss import Objective, mean_loss, penalty
+from .order import BatchOrder
+
+# Losses whose mean later ones are compared with.
+_FIRST = 100
+
+
+class Run:
+    """What a checkpoint holds, and how it changes.
+
+    Args:
+        model: Model to train, its offsets set.
+        read: Reads the labels.
+        order: Order of the training set.
+        config: Settings.
+        directory: Where the run is kept, if anywhere.
+        fingerprint: Checksum of the training set.
+
+    Attributes:
+        progress: Where the run stands.
+        averaged: The model with the moving average of the weights.
+        best: Weights of the best model so far.
+        saved_step: Step of the last checkpoint, if there is one.
+    """
+
+    def __init__(
+        self,
+        model: SchNet,
+        read: LabelReader,
+        order: BatchOrder,
+        config: TrainConfig,
+        directory: Path | None,
+        fingerprint: int,
+    ):
+        self.model, self.order, self.config = model, order, config
+        self.directory, self.fingerprint = directory, fingerprint
+        self.objective = Objective(model, read, config)
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.averaged: SchNet = self.average.module  # type: ignore[assignment] # untyped in torch
+        self.parameters = list(model.parameters())
+        self.optimizer = torch.optim.AdamW(
+            _groups(model, config.weight_decay), lr=config.lr, fused=True
+        )
+        self.progress = Progress()
+        self.best: dict[str, Tensor] | None = None
+        self.saved_step: int | None = None
+        self._best_saved = True
+        self._begun = self._saved = time.monotonic()
+
+    def begin(self, resume: bool) -> None:
+        """Starts from the beginning, or from the last checkpoint.
+
+        Raises:
+            FileExistsError: If the directory holds a run that is not to be resumed.
+            FileNotFoundError: If there is no run to resume.
+            ValueError: If the run to resume was another one, or there is no directory.
+        """
+        if self.directory is None:
+            if resume:
+                raise ValueError("'resume' needs the 'directory' of the run")
+        elif resume:
+            # Random numbers go on where they were: nothing may draw any after this.
+            self.progress, self.best = load_checkpoint(
+                *(self.directory, self.model, self.average, self.optimizer),
+                *(self.config, self.fingerprint),
+            )
+            self._best_saved = False  # the file may be of later, of what is to come again
+            self.saved_step = self.progress.step
+        else:
+            if (self.directory / LAST).exists():
+                raise FileExistsError(
+                    f"'{self.directory}' holds a run already: resume it, remove it, or name "
+                    "another directory"
+                )
+            settings = {"model": self.model.config, "train": self.config.to_dict()}
+            text = json.dumps(settings, indent=2)
+            write_atomically(self.directory / "config.json", text.encode())
+            self.save()
+        self._begun = time.monotonic() - self.progress.seconds
+
+    @property
+    def spent(self) -> bool:
+        """Whether a budget of steps or time is used up."""
+        done = self.progress.step >= (self.config.max_steps or float("inf"))
+        return done or self.progress.seconds >= self.config.time_limit
+
+    @property
+    def finished(self) -> bool:
+        """Whether any budget or patience is used up."""
+        progress, waited = self.progress, 0.0
+        if progress.history:
+            waited = progress.history[-1]["epoch"] - progress.best_epoch
+        return (
+            self.spent
+            or progress.epoch >= self.config.epoch_limit
+            or waited >= self.config.patience
+        )
+
+    @property
+    def lr(self) -> float:
+        """The present learning rate."""
+        progress = self.progress
+        fraction = self.config.fraction(progress.step, progress.seconds, len(self.order))
+        return self.config.learning_rate(progress.step, fraction)
+
+    def step(self, batch: Batch) -> tuple[float, int]:
+        """Trains on a batch.
+
+        Returns:
+            The loss, and the number of molecules with labels.
+
+        Raises:
+            FloatingPointError: If loss or gradient are not finite, or the loss explodes; the model
+                is as it was.
+        """
+        progress, config, lr = self.progress, self.config, self.lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        sums, counts = self.objective(batch)
+        value = mean_loss(sums, counts)
+        loss, count = value.item(), int(counts.max())
+        check_loss(self, batch, loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        check_gradient(self, batch, norm.item())
+        if config.clip_norm > 0:
+            clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+
+        if progress.step < _FIRST:
+            progress.first_loss += (loss - progress.first_loss) / (progress.step + 1)
+        progress.step += 1
+        progress.batch += 1
+        progress.loss_sum += loss * count
+        progress.molecules += count
+        progress.seconds = time.monotonic() - self._begun
+        return loss, count
+
+    def end_epoch(self) -> None:
+        """Goes on to the next epoch."""
+        self.progress.epoch += 1
+        self.progress.batch = 0
+
+    def validate(self, val: Molecules) -> dict[str, float]:
+        """Evaluates the averaged model, keeps it if it is the best.
+
+        Returns:
+            The new row of the history.
+        """
+        config, progress = self.config, self.progress
+        result = evaluate(
+            *(self.averaged, val, config.label, config.eval_batch_size),
+            forces=config.with_forces,
+            stress=config.with_stress,
+        )
+        progress.seconds = time.monotonic() - self._begun
+        epoch = progress.epoch + progress.batch / len(self.order) if progress.batch else (
+            progress.epoch
+        )
+        if progress.enter(epoch, self.lr, *_errors(result, config)):
+            self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
+        return progress.history[-1]
+
+    @property
+    def save_is_due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return time.monotonic() - self._saved >= self.config.save_seconds
+
+    def save(self) -> None:
+        """Writes a checkpoint, and the best model if it is new."""
+        if self.directory is None:
+            return
+        if self.best is not None and not self._best_saved:
+            # The model gives the file its settings, the state its weights.
+            best = copy.deepcopy(self.averaged)
+            best.load_state_dict(self.best)
+            best.save(self.directory / "best.safetensors")
+            self._best_saved = True
+        save_checkpoint(
+            *(self.directory, self.model, self.average, self.best, self.optimizer),
+            *(self.progress, self.config, self.fingerprint),
+        )
+        self._saved, self.saved_step = time.monotonic(), self.progress.step
+
+
+def _groups(model: SchNet, weight_decay: float) -> list[dict]:
+    """Weights of dense layers, which decay, and the other parameters, which do not."""
+    dense = {
+        layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Linear)
+    }
+    groups = [
+        {"params": [p for p in model.parameters() if p in dense], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p not in dense], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _errors(result: Evaluation, config: TrainConfig) -> tuple[dict[str, float], float]:
+    """Validation errors for the history, and the score by which the best model is chosen.
+
+    The score is the loss of the validation set, as if all of its molecules had the same number of
+    atoms; of energies alone, their mean absolute error.
+    """
+    errors = {"val_mae": result.mae, "val_rmse": result.rmse}
+    if result.forces is None and result.stress is None:
+        return errors, result.mae
+    phi, score = penalty(config), 0.0
+    weighted = [(config.energy_weight, result)]
+    for name, weight, part in (
+        ("force", 3 * config.force_weight, result.forces),
+        ("stress", 9 * config.stress_weight, result.stress),
+    ):
+        if part is not None:
+            errors |= {f"val_{name}_mae": part.mae, f"val_{name}_rmse": part.rmse}
+            weighted.append((weight, part))
+    for weight, part in weighted:
+        if weight > 0:
+            score += weight * phi(part.errors).mean().item()
+    return errors, score

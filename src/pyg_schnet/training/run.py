@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_geometric.data import Batch
+from torch_geometric.nn.dense.linear import Linear
 
 from ..nn import SchNet
 from ..storage import write_atomically
@@ -207,9 +208,9 @@ class Run:
 
 def _groups(model: SchNet, weight_decay: float) -> list[dict]:
     """Weights of dense layers, which decay, and the other parameters, which do not."""
-    dense = {
-        layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Linear)
-    }
+    # PyG's dense layer, which the network is made of, is none of PyTorch's.
+    kinds = (torch.nn.Linear, Linear)
+    dense = {layer.weight for layer in model.modules() if isinstance(layer, kinds)}
     groups = [
         {"params": [p for p in model.parameters() if p in dense], "weight_decay": weight_decay},
         {"params": [p for p in model.parameters() if p not in dense], "weight_decay": 0.0},

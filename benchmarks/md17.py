@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from report import save_report
-from torch import Tensor
 from rows import (
     Parts,
     budget,
@@ -27,6 +26,7 @@ from rows import (
     run_once,
     validations,
 )
+from torch import Tensor
 
 from pyg_schnet import SchNet
 from pyg_schnet.data import random_split
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         with TemporaryDirectory() as folder:
             args.directory, args.budget, args.num_train = Path(folder), "40steps", 100
-            rows = {}
+            rows: dict[str, dict] = {}
             for preset in args.preset:
                 rows |= run_row(args, MD17Sample("ethanol", cutoff=CUTOFF), preset, num_val=50)
             save_report({"rows": merge(path, rows)}, path, as_markdown, draw)
@@ -221,7 +221,7 @@ def as_markdown(results: dict) -> str:
         "the second half of the run, which tells what more time would give where the learning rate",
         "is as good as constant.",
         "",
-        "| | N | budget | steps | time | threads | energy, kcal/mol | forces, kcal/mol/A | falls as |",
+        "| | N | budget | steps | time | threads | energy, kcal/mol | forces, kcal/mol/A | slope |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for molecule in [*PAPER, *sorted({row["molecule"] for row in rows.values()} - PAPER.keys())]:
@@ -273,7 +273,7 @@ def _line(row: dict) -> str:
 
 def _frames(rows: dict[str, dict]) -> list[str]:
     """What was split, per molecule."""
-    lines = {}
+    lines: dict[str, None] = {}
     for row in rows.values():
         frames, molecule, sizes = row["frames"], row["molecule"], row["sizes"]
         whole = TRAJECTORY.get(molecule)

@@ -62,7 +62,7 @@ def budget(text: str) -> dict[str, Any]:
     return {"max_time": text}
 
 
-def validations(num_train: int, batch_size: int, steps: int) -> dict[str, int]:
+def validations(num_train: int, batch_size: int, steps: int) -> dict[str, Any]:
     """Settings that validate about every ``steps`` steps, and leave the end to the budget."""
     epoch = -(-num_train // batch_size)
     return {"eval_epochs": max(1, round(steps / epoch)), "patience": 1_000_000}

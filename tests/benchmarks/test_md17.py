@@ -78,7 +78,9 @@ def test_rows_from_a_file(md17, files, monkeypatch, capsys) -> None:
     assert rows[name]["frames"] == {"number": 60, "first": 0, "last": 590}
     assert str(files) not in path.read_text()
     text = path.with_suffix(".md").read_text()
-    assert "60 of the 555,092 frames of the published trajectory (a subset, in order of time: " in text
+    assert (
+        "60 of the 555,092 frames of the published trajectory (a subset, in order of time: " in text
+    )
     assert "numbers 0 to 590); 20 to train on, 10 to validate, 30 to test with" in text
     capsys.readouterr()
     md17.run(arguments(md17, "--json", str(path)))  # tables only

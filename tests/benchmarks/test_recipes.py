@@ -28,7 +28,9 @@ def arguments(recipes, *words: str) -> argparse.Namespace:
 
 def test_variants_are_changes_of_the_base(recipes) -> None:
     base = TrainConfig.paper(forces=True, **recipes.BASE)
-    made = [{**recipes.BASE, **changes} for changes in (recipes.VARIANTS | recipes.OF_FORCES).values()]
+    made = [
+        {**recipes.BASE, **changes} for changes in (recipes.VARIANTS | recipes.OF_FORCES).values()
+    ]
     configs = [TrainConfig.paper(forces=True, **settings) for settings in made]
     assert configs[0] == base
     assert all(config != base for config in configs[1:])
@@ -36,10 +38,7 @@ def test_variants_are_changes_of_the_base(recipes) -> None:
 
 
 def test_quick(recipes, tmp_path, monkeypatch) -> None:
-    costs = {"8": 0.1, "32": 0.25}
-    monkeypatch.setattr(
-        recipes, "step_cost", lambda file, name, *rest: costs[name.rsplit(maxsplit=1)[-1]]
-    )
+    monkeypatch.setattr(recipes, "step_costs", lambda *rest: {"16": 0.1, "32": 0.25})
     path = tmp_path / "recipes.json"
     recipes.run(arguments(recipes, "--quick", "--json", str(path)))
     rows = list(json.loads(path.read_text())["rows"].values())
@@ -59,14 +58,16 @@ def test_quick(recipes, tmp_path, monkeypatch) -> None:
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_cost_of_a_step_is_measured_once(recipes, tmp_path) -> None:
+def test_costs_of_steps_are_measured_once(recipes, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(recipes, "TURNS", 1)
+    monkeypatch.setattr(recipes, "BATCH_SIZES", (4, 64))
     _, label, parts = recipes.read_energies(arguments(recipes))
-    config = TrainConfig.paper(label=label, batch_size=4)
+    config = TrainConfig.paper(label=label)
     file = tmp_path / "runs" / "costs.json"
-    cost = recipes.step_cost(file, "some", config, parts, steps=30)
-    assert 1e-4 < cost < 1.0
-    assert recipes.step_cost(file, "some", config, parts) == cost
-    assert json.loads(file.read_text()) == {"some": cost}
+    costs = recipes.step_costs(file, "some", config, parts)
+    assert 1e-4 < costs["4"] < costs["64"] < 1.0
+    assert recipes.step_costs(file, "some", config, parts) == costs
+    assert json.loads(file.read_text()) == {"some": costs}
 
 
 def test_energies_from_a_file(recipes, tmp_path, monkeypatch) -> None:

@@ -118,7 +118,11 @@ def test_rows_are_merged(runs, tmp_path) -> None:
 
 def test_rows_of_one_origin_share_a_line(runs) -> None:
     def row(command: str, rate: int) -> dict:
-        return {"environment": {"cpu": "X", "sgemm_gflops": rate}, "commit": "c", "command": command}
+        return {
+            "environment": {"cpu": "X", "sgemm_gflops": rate},
+            "commit": "c",
+            "command": command,
+        }
 
     lines = runs.made_by({"a": row("one", 1), "b": row("one", 2), "c": row("two", 1)})
     assert lines == ["- a; b: Commit c, `one`. cpu X.", "- c: Commit c, `two`. cpu X."]

@@ -62,8 +62,7 @@ def test_quick(md17, tmp_path) -> None:
 
 def test_rows_from_a_file(md17, files, monkeypatch, capsys) -> None:
     """Every row is added to those before; one that is done is not run again."""
-    monkeypatch.setattr(md17, "NUM_VAL", 10)
-    monkeypatch.setattr(md17.run_row, "__defaults__", (10,))
+    monkeypatch.setattr(md17.run_row, "__defaults__", (10,))  # frames to validate
     path = files / "out.json"
     words = ["--root", str(files), "--molecules", "ethanol", "--num-train", "20", "--preset"]
     kept = ["--directory", str(files / "runs"), "--json", str(path)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pyg_schnet import SchNet
 from pyg_schnet.datasets import QM9Sample
 from pyg_schnet.training import TrainConfig
 
@@ -18,6 +19,14 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 def recipes(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     return importlib.import_module("recipes")
+
+
+@pytest.fixture
+def small(recipes, monkeypatch) -> None:
+    """A network that takes less time than the paper's."""
+    monkeypatch.setattr(
+        recipes, "network", lambda: SchNet(8, 8, 1, num_gaussians=10, units="kcal/mol")
+    )
 
 
 def arguments(recipes, *words: str) -> argparse.Namespace:
@@ -37,7 +46,7 @@ def test_variants_are_changes_of_the_base(recipes) -> None:
     assert len({str(config) for config in configs}) == len(configs)
 
 
-def test_quick(recipes, tmp_path, monkeypatch) -> None:
+def test_quick(recipes, small, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(recipes, "step_costs", lambda *rest: {"16": 0.1, "32": 0.25})
     path = tmp_path / "recipes.json"
     recipes.run(arguments(recipes, "--quick", "--json", str(path)))
@@ -58,7 +67,7 @@ def test_quick(recipes, tmp_path, monkeypatch) -> None:
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_costs_of_steps_are_measured_once(recipes, tmp_path, monkeypatch) -> None:
+def test_costs_of_steps_are_measured_once(recipes, small, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(recipes, "TURNS", 1)
     monkeypatch.setattr(recipes, "BATCH_SIZES", (4, 64))
     _, label, parts = recipes.read_energies(arguments(recipes))

@@ -1,45 +1,15 @@
 import csv
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from training_runs import CONFIG, changed, new_model, same_state, without_time
 
 from pyg_schnet import SchNet
-from pyg_schnet.data import random_split
-from pyg_schnet.datasets import QM9Sample
-from pyg_schnet.storage import CorruptFileError
 from pyg_schnet.training import TrainConfig, evaluate, fit
-
-
-@pytest.fixture(scope="module")
-def parts():
-    """Small molecules, so that everything is quick."""
-    dataset = QM9Sample(cutoff=4.0)
-    return random_split(dataset[:90], [60, 20, 10], seed=0)
-
-
-def new_model(seed: int = 0) -> SchNet:
-    torch.manual_seed(seed)
-    return SchNet(16, 16, 2, num_gaussians=10, cutoff=4.0, units="eV")
-
-
-CONFIG = TrainConfig(label="U0", epochs=4, batch_size=16, lr=5e-3, ema_decay=0.9)
-
-
-def same_state(one: SchNet, two: SchNet) -> bool:
-    states = one.state_dict(), two.state_dict()
-    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def without_time(history):
-    return [{name: row[name] for name in row if name != "seconds"} for row in history]
+from pyg_schnet.training.run import Run
 
 
 def test_learns_and_leaves_the_best_averaged_weights(parts, tmp_path):
@@ -106,78 +76,6 @@ def test_files_of_a_run(parts, tmp_path):
     assert SchNet(**config["model"]).config == new_model().config
 
 
-def test_resumed_run_equals_the_uninterrupted_one(parts, tmp_path):
-    whole, part = new_model(), new_model()
-    expected = fit(whole, *parts[:2], CONFIG, tmp_path / "whole")
-    short = TrainConfig(**(CONFIG.to_dict() | {"epochs": 2}))
-    fit(part, *parts[:2], short, tmp_path / "part")
-    resumed = new_model(seed=9)  # other weights: all comes from the checkpoint
-    history = fit(resumed, *parts[:2], CONFIG, tmp_path / "part", resume=True)
-    assert without_time(history) == without_time(expected)
-    assert same_state(resumed, whole)
-    for name in ("best", "last"):
-        from safetensors.torch import load_file
-
-        one = load_file(tmp_path / "whole" / f"{name}.safetensors")
-        two = load_file(tmp_path / "part" / f"{name}.safetensors")
-        assert one.keys() == two.keys()
-        assert all(torch.equal(one[key], two[key]) for key in one if key != "rng")
-
-
-def test_finished_run_resumes_to_itself(parts, tmp_path):
-    model, again = new_model(), new_model(seed=9)
-    history = fit(model, *parts[:2], CONFIG, tmp_path)
-    assert fit(again, *parts[:2], CONFIG, tmp_path, resume=True) == history
-    assert same_state(model, again)
-
-
-SCRIPT = """
-import sys, torch
-from pyg_schnet import SchNet
-from pyg_schnet.data import random_split
-from pyg_schnet.datasets import QM9Sample
-from pyg_schnet.training import TrainConfig, fit
-
-train, val = random_split(QM9Sample(cutoff=4.0)[:90], [60, 20], seed=0)
-torch.manual_seed(0)
-model = SchNet(16, 16, 2, num_gaussians=10, cutoff=4.0, units="eV")
-config = TrainConfig(label="U0", epochs=int(sys.argv[2]), batch_size=1, lr=1e-3, ema_decay=0.9)
-fit(model, train, val, config, sys.argv[1], resume=sys.argv[3:] == ["resume"])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_in_mid_epoch_and_resumed(tmp_path, number):
-    """A real process, stopped by a signal between two steps, loses nothing."""
-
-    def rows(directory: str) -> list[dict]:
-        with open(tmp_path / directory / "history.csv") as file:
-            return without_time(csv.DictReader(file))
-
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def command(directory: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-c", SCRIPT, str(tmp_path / directory), *arguments]
-
-    epochs = "4"
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    with subprocess.Popen(command("part", epochs), **pipes) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "part" / "last.safetensors").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(process.pid, number)
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert "KeyboardInterrupt: training was stopped by a signal; go on with fit" in errors
-    assert len(rows("part")) < int(epochs)
-    subprocess.run(command("part", epochs, "resume"), check=True, env=environment, timeout=120)
-    subprocess.run(command("whole", epochs), check=True, env=environment, timeout=120)
-    assert len(rows("whole")) == int(epochs)
-    assert rows("part") == rows("whole")
-
-
 def test_early_stopping(parts):
     config = TrainConfig(label="U0", epochs=50, batch_size=60, lr=1e-12, patience=3, ema_decay=0.0)
     history = fit(new_model(), *parts[:2], config)
@@ -185,52 +83,59 @@ def test_early_stopping(parts):
     assert len(history) == best + 1 + 3 < 50
 
 
-def test_existing_runs_are_not_overwritten(parts, tmp_path):
-    fit(new_model(), *parts[:2], CONFIG, tmp_path)
-    before = (tmp_path / "last.safetensors").read_bytes()
-    with pytest.raises(FileExistsError, match="holds a run already: resume it"):
-        fit(new_model(), *parts[:2], CONFIG, tmp_path)
-    assert (tmp_path / "last.safetensors").read_bytes() == before
+def test_budget_of_steps(parts):
+    """60 molecules are 4 steps an epoch: 10 steps end in the middle of the third."""
+    history = fit(new_model(), *parts[:2], changed(CONFIG, epochs=None, max_steps=10))
+    assert [(row["epoch"], row["step"]) for row in history] == [(1, 4), (2, 8), (2.5, 10)]
+    whole = fit(new_model(), *parts[:2], changed(CONFIG, epochs=2, max_steps=10))
+    assert [row["step"] for row in whole] == [4, 8]
 
 
-def test_resuming_what_is_not_there(parts, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"last.safetensors"):
-        fit(new_model(), *parts[:2], CONFIG, tmp_path, resume=True)
-    with pytest.raises(ValueError, match="'resume' needs the 'directory'"):
-        fit(new_model(), *parts[:2], CONFIG, resume=True)
+def test_budget_of_time(parts):
+    """The cosine ends with the time, whatever the number of steps."""
+    settings = dict(epochs=None, max_time="1.5s", schedule="cosine", lr_min=1e-9, eval_epochs=10**6)
+    history = fit(new_model(), *parts[:2], changed(CONFIG, **settings))
+    assert len(history) == 1
+    assert 1.5 <= history[0]["seconds"] < 4
+    assert history[0]["step"] > 4
+    assert history[0]["lr"] == pytest.approx(1e-9)
 
 
-def test_resuming_another_run(parts, tmp_path):
-    train, val, test = parts
-    fit(new_model(), train, val, CONFIG, tmp_path)
-    wide = SchNet(32, 16, 2, num_gaussians=10, cutoff=4.0, units="eV")
-    with pytest.raises(ValueError, match="another architecture: hidden_channels was 16 and is 32"):
-        fit(wide, train, val, CONFIG, tmp_path, resume=True)
-    faster = TrainConfig(**(CONFIG.to_dict() | {"lr": 1.0}))
-    with pytest.raises(ValueError, match=r"another training: lr was 0.005 and is 1.0"):
-        fit(new_model(), train, val, faster, tmp_path, resume=True)
-    others = [data.clone() for data in train]
-    others[3].y[0, 7] += 1e-9
-    for molecules in (test, others):
-        config = (
-            CONFIG if molecules is test else TrainConfig(**(CONFIG.to_dict() | {"label": "U0"}))
-        )
-        with pytest.raises(ValueError, match=r"of other training data|have no number"):
-            fit(new_model(), molecules, val, config, tmp_path, resume=True)
-    with pytest.raises(ValueError, match=r"another dtype: dtype was 'torch.float32' and is"):
-        fit(new_model().double(), train, val, CONFIG, tmp_path, resume=True)
+def test_validations_every_few_epochs(parts):
+    history = fit(new_model(), *parts[:2], changed(CONFIG, epochs=5, eval_epochs=2))
+    assert [row["epoch"] for row in history] == [2, 4, 5]
+    often = fit(new_model(), *parts[:2], changed(CONFIG, epochs=5))
+    # Validation does not touch training.
+    assert [row["val_mae"] for row in history] == [often[i]["val_mae"] for i in (1, 3, 4)]
+    mean = sum(row["train_loss"] for row in often[:2]) / 2
+    assert history[0]["train_loss"] == pytest.approx(mean)
 
 
-def test_resuming_a_damaged_checkpoint(parts, tmp_path):
-    fit(new_model(), *parts[:2], CONFIG, tmp_path)
-    path = tmp_path / "last.safetensors"
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(CorruptFileError, match="damaged"):
-        fit(new_model(), *parts[:2], CONFIG, tmp_path, resume=True)
-    (tmp_path / "best.safetensors").rename(path)
-    with pytest.raises(CorruptFileError, match="holds a SchNet model, not a training checkpoint"):
-        fit(new_model(), *parts[:2], CONFIG, tmp_path, resume=True)
+def test_clipping_and_weight_decay_by_hand(parts):
+    """One step of each, recomputed in plain PyTorch."""
+    train, val, _ = parts
+    settings = dict(epochs=1, batch_size=60, lr=1e-2, weight_decay=3.0, clip_norm=0.05)
+    model, other = new_model(), new_model()
+    fit(model, train, val, changed(CONFIG, **settings))
+
+    from torch_geometric.data import Batch
+
+    from pyg_schnet.training import Labelled, fit_offsets
+
+    fit_offsets(other, Labelled.read(train, "U0"))
+    batch = Batch.from_data_list(list(train))
+    (other(batch.z, batch.pos, batch.batch)[:, 0] - batch.y[:, 7]).square().mean().backward()
+    gradients = {name: p.grad for name, p in other.named_parameters()}
+    norm = torch.stack([grad.norm() for grad in gradients.values()]).norm()
+    assert norm > 0.1
+    trained = dict(model.named_parameters())
+    for name, before in other.named_parameters():
+        # The first step of Adam is along the sign of the gradient, whatever its length: but for
+        # elements next to nothing, where epsilon counts.
+        grad = gradients[name] * 0.05 / norm
+        expected = before * (1 - 1e-2 * 3.0) if "lin" in name and before.dim() == 2 else before
+        expected = expected - 1e-2 * grad / (grad.abs() + 1e-8)
+        assert torch.allclose(trained[name], expected, atol=2e-5), name
 
 
 def test_missing_labels_are_masked(parts):
@@ -250,14 +155,6 @@ def test_missing_labels_are_masked(parts):
     fit(without, known, val, TrainConfig(**settings))
     for one, two in zip(with_holes.parameters(), without.parameters(), strict=True):
         assert torch.allclose(one, two, atol=1e-5)
-
-
-def test_exploding_loss_stops_the_run(parts, tmp_path):
-    model = new_model()
-    with torch.no_grad():
-        model.readout.lin2.bias.fill_(1e30)
-    with pytest.raises(FloatingPointError, match=r"the loss is (inf|nan) at step \d of epoch 1"):
-        fit(model, *parts[:2], TrainConfig(label="U0", epochs=2, lr=1e30), tmp_path)
 
 
 def test_useless_labels_are_noticed_before_training(parts):
@@ -290,17 +187,15 @@ def test_units_are_taken_from_the_data(parts):
 
 
 def test_every_epoch_has_its_own_order_and_loss(parts, monkeypatch):
-    from pyg_schnet.training import loop
-
     seen = []
-    loss = loop.loss
+    step = Run.step
 
-    def spy(model, batch, read, config):
-        value, count = loss(model, batch, read, config)
-        seen.append((batch.idx.tolist(), value.item(), count))
+    def spy(run, batch):
+        value, count = step(run, batch)
+        seen.append((batch.idx.tolist(), value, count))
         return value, count
 
-    monkeypatch.setattr(loop, "loss", spy)
+    monkeypatch.setattr(Run, "step", spy)
     history = fit(new_model(), *parts[:2], TrainConfig(label="U0", epochs=2, batch_size=25))
     first, second = seen[:3], seen[3:]
     orders = [[i for indices, _, _ in epoch for i in indices] for epoch in (first, second)]
@@ -310,23 +205,6 @@ def test_every_epoch_has_its_own_order_and_loss(parts, monkeypatch):
     for row, epoch in zip(history, (first, second), strict=True):
         expected = sum(value * count for _, value, count in epoch) / 60
         assert row["train_loss"] == pytest.approx(expected)
-
-
-def test_random_numbers_resume_too(parts, tmp_path):
-    """Dropout of a user's own, say, goes on with the numbers that would have come next."""
-
-    def noisy(seed):
-        model = new_model(seed)
-        model.embedding.register_forward_hook(
-            lambda module, args, out: torch.nn.functional.dropout(out, 0.1, module.training)
-        )
-        return model
-
-    expected = fit(noisy(0), *parts[:2], CONFIG, tmp_path / "whole")
-    short = TrainConfig(**(CONFIG.to_dict() | {"epochs": 2}))
-    fit(noisy(0), *parts[:2], short, tmp_path / "part")
-    history = fit(noisy(5), *parts[:2], CONFIG, tmp_path / "part", resume=True)
-    assert without_time(history) == without_time(expected)
 
 
 def test_frozen_models_train_like_others(parts):

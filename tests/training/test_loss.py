@@ -10,7 +10,12 @@ from torch_geometric.data import Batch, Data
 from pyg_schnet import SchNet
 from pyg_schnet.datasets import MD17Sample
 from pyg_schnet.training import TrainConfig, evaluate, fit
-from pyg_schnet.training.loss import loss
+from pyg_schnet.training.loss import Objective, mean_loss
+
+
+def loss(model, batch, read, config):
+    sums, counts = Objective(model, read, config)(batch)
+    return mean_loss(sums, counts), int(counts.max())
 
 
 def read(batch: Data) -> torch.Tensor:
@@ -136,7 +141,84 @@ def test_errors(molecules):
     frames = MD17Sample("ethanol", train=True)[:5]
     with pytest.raises(ValueError, match="in kcal/mol, the model is in eV"):
         fit(SchNet(8, 8, 1, units="eV"), frames, frames, config)
-    with pytest.raises(ValueError, match="nor both zero"):
+    with pytest.raises(ValueError, match="must not be zero all at once"):
         TrainConfig(energy_weight=0.0)
-    with pytest.raises(ValueError, match="'mse', 'l1' or 'huber'"):
+    with pytest.raises(ValueError, match="'mse' or 'l1' or 'huber'"):
         TrainConfig(loss="mae")
+
+
+def copper(num_atoms: int, seed: int) -> Data:
+    """A distorted crystal in a skewed cell."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand(num_atoms + 3, 3, generator=generator, dtype=torch.float64)
+    cell = 3.6 * torch.eye(3, dtype=torch.float64) + 0.5 * noise[-3:]
+    pos = torch.tensor([[0.0, 0.0, 0.0], [1.8, 1.8, 0.0], [1.8, 0.0, 1.8]], dtype=torch.float64)
+    return Data(
+        z=torch.full((num_atoms,), 29),
+        pos=pos[:num_atoms] + 0.2 * noise[:num_atoms],
+        cell=cell.unsqueeze(0),
+        pbc=torch.ones(1, 3, dtype=torch.bool),
+        energy=noise[0, :1] - 3.0,
+        force=noise[:num_atoms] - 0.5,
+        stress=0.1 * noise[-3:].unsqueeze(0),
+    )
+
+
+@pytest.mark.parametrize("mode", ["exact", "table"])
+def test_stress(mode):
+    """The formula for one crystal after the other, and the gradient by central differences."""
+    crystals = [copper(2, 0), copper(3, 1), copper(1, 2)]
+    crystals[2].stress[0, 1, 2] = math.nan
+    model = small_model(mode=mode)
+    config = TrainConfig(energy_weight=0.1, force_weight=0.2, stress_weight=50.0)
+    expected = 0.0
+    for data in crystals:
+        result = model.predict(data, stress=True)
+        expected += 0.1 / 3 * (result["energy"] - data.energy).square().item()
+        squares = (result["forces"] - data.force).square().sum().item()
+        expected += 0.2 / 3 * squares / data.num_nodes
+        if data is not crystals[2]:
+            expected += 50.0 / 2 * (result["stress"] - data.stress).square().sum().item()
+    batch = Batch.from_data_list(crystals)
+    value, count = loss(model, batch, read, config)
+    assert count == 3
+    assert value.item() == pytest.approx(expected, rel=1e-9)
+    value.backward()
+    parameter = model.interactions[1].conv.filter.lin1.weight
+    flat, gradient = parameter.data.view(-1), parameter.grad.view(-1)
+    at, values = int(gradient.abs().argmax()), []
+    for step in (1e-5, -1e-5):
+        flat[at] += step
+        values.append(loss(model, batch, read, config)[0].item())
+        flat[at] -= step
+    assert (values[0] - values[1]) / 2e-5 == pytest.approx(gradient[at].item(), rel=1e-4)
+
+
+def test_learns_stress_alone():
+    """Energies, forces and stress of a model of other weights."""
+    crystals = [copper(1 + seed % 3, seed) for seed in range(8)]
+    teacher = small_model()
+    for data in crystals:
+        result = teacher.predict(data, stress=True)
+        data.energy, data.force, data.stress = (result[k] for k in ("energy", "forces", "stress"))
+    torch.manual_seed(1)
+    model = small_model()
+    model.reset_parameters()
+    config = TrainConfig(
+        energy_weight=0, stress_weight=100.0, epochs=60, batch_size=4, lr=1e-2, eval_epochs=10
+    )
+    history = fit(model, crystals, crystals, config)
+    assert {"val_stress_mae", "val_stress_rmse"} <= history[0].keys()
+    result = evaluate(model, crystals, stress=True)
+    assert result.stress.units is None
+    errors = [row["val_stress_mae"] for row in history]
+    assert result.stress.mae == min(errors) < 0.5 * errors[0]
+
+
+def test_stress_of_what_has_none(molecules):
+    model = small_model()
+    with pytest.raises(ValueError, match=r"'stress' needs 'stress' \[1, 3, 3\] in the data"):
+        fit(model, molecules, molecules, TrainConfig(stress_weight=1.0, epochs=1))
+    molecules[0].stress = torch.zeros(1, 3, 3)
+    with pytest.raises(ValueError, match="stress needs periodic systems"):
+        loss(model, molecules[0], read, TrainConfig(stress_weight=1.0))

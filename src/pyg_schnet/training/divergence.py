@@ -56,5 +56,7 @@ def _culprit(run: "Run", batch: Batch) -> str:
         losses.append(loss if math.isfinite(loss) else math.inf)
     worst = max(range(len(losses)), key=losses.__getitem__)
     number = int(run.order.batches(run.progress.epoch)[run.progress.batch][worst])
-    atoms = batch[worst].num_nodes
-    return f"the largest loss is {losses[worst]:g}, of molecule {number} of the training set ({atoms} atoms)"
+    return (
+        f"the largest loss is {losses[worst]:g}, of molecule {number} of the training set "
+        f"({batch[worst].num_nodes} atoms)"
+    )

@@ -116,12 +116,14 @@ def evaluate(
     finally:
         model.train(training)
         model.refuse_unknown_species = refuse
+    whole = {name: [torch.cat(side) for side in zip(*values)] for name, values in pairs.items()}
     parts = {}
     for name, per in (("forces", "/Ang"), ("stress", "/Ang^3")):
         if name in labels:
             units = None if model.units is None else model.units + per
-            parts[name] = Evaluation.of(*map(torch.cat, zip(*pairs[name])), units)
-    return Evaluation.of(*map(torch.cat, zip(*pairs[model.target])), model.units, **parts)
+            parts[name] = Evaluation.of(whole[name][0], whole[name][1], units)
+    predicted, reference = whole[model.target]
+    return Evaluation.of(predicted, reference, model.units, **parts)
 
 
 def _flat(values: Tensor) -> Tensor:

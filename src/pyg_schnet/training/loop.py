@@ -48,8 +48,8 @@ def fit(
     3. A moving average of the weights is validated; the best one is kept.
 
     It ends with the first budget of the settings that is used up, or when nothing gets better any
-    more. With a directory the run writes ``config.json``, ``history.csv``, ``best.safetensors`` (for
-    :meth:`SchNet.load`) and, from time to time, at its end and when interrupted by SIGINT or
+    more. With a directory the run writes ``config.json``, ``history.csv``, ``best.safetensors``
+    (for :meth:`SchNet.load`) and, from time to time, at its end and when interrupted by SIGINT or
     SIGTERM, ``last.safetensors``, from which it resumes to the same numbers as an uninterrupted
     run, also when it was killed.
 

@@ -110,8 +110,9 @@ class Objective(nn.Module):
         error = torch.where(known.unsqueeze(1), found - force.nan_to_num(), 0.0)
         unknown = torch.bincount(member[~known], minlength=len(sizes))
         complete = unknown == 0  # a molecule counts if all of its forces are known
-        by_atom = self._phi(error).sum(dim=1) * (complete / sizes)[member]  # [N]
-        return self.config.force_weight * by_atom.double().sum(), complete.sum()
+        share = (complete.double() / sizes)[member]  # [N]
+        by_atom = self._phi(error).sum(dim=1) * share
+        return self.config.force_weight * by_atom.sum(), complete.sum()
 
     def _of_stress(self, found: Tensor, stress: Tensor) -> tuple[Tensor, Tensor]:
         known = ~stress.isnan().flatten(1).any(dim=1)  # [B]

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_geometric.data import Batch
-from torch_geometric.nn.dense.linear import Linear
 
 from ..nn import SchNet
 from ..storage import write_atomically
@@ -80,6 +79,8 @@ class Run:
             if resume:
                 raise ValueError("'resume' needs the 'directory' of the run")
         elif resume:
+            for unfinished in self.directory.glob("*.part"):  # what a killed process was writing
+                unfinished.unlink(missing_ok=True)
             # Random numbers go on where they were: nothing may draw any after this.
             self.progress, self.best = load_checkpoint(
                 *(self.directory, self.model, self.average, self.optimizer),
@@ -177,8 +178,10 @@ class Run:
             stress=config.with_stress,
         )
         progress.seconds = time.monotonic() - self._begun
-        epoch = progress.epoch + progress.batch / len(self.order) if progress.batch else (
-            progress.epoch
+        epoch = (
+            progress.epoch + progress.batch / len(self.order)
+            if progress.batch
+            else (progress.epoch)
         )
         if progress.enter(epoch, self.lr, *_errors(result, config)):
             self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
@@ -207,15 +210,14 @@ class Run:
 
 
 def _groups(model: SchNet, weight_decay: float) -> list[dict]:
-    """Weights of dense layers, which decay, and the other parameters, which do not."""
-    # PyG's dense layer, which the network is made of, is none of PyTorch's.
-    kinds = (torch.nn.Linear, Linear)
-    dense = {layer.weight for layer in model.modules() if isinstance(layer, kinds)}
-    groups = [
-        {"params": [p for p in model.parameters() if p in dense], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p not in dense], "weight_decay": 0.0},
+    """Matrices, which decay, and the other parameters, which do not: biases and embeddings."""
+    matrices = [p for p in model.parameters() if p.dim() > 1 and p is not model.embedding.weight]
+    chosen = set(matrices)
+    others = [p for p in model.parameters() if p not in chosen]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]
-    return [group for group in groups if group["params"]]
 
 
 def _errors(result: Evaluation, config: TrainConfig) -> tuple[dict[str, float], float]:

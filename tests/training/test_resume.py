@@ -1,0 +1,218 @@
+"""Runs that are interrupted, killed, and go on."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_runs import CONFIG, changed, new_model, same_state, without_time
+
+from pyg_schnet import SchNet
+from pyg_schnet.storage import CorruptFileError
+from pyg_schnet.training import fit
+
+
+def test_resumed_run_equals_the_uninterrupted_one(parts, tmp_path):
+    whole, part = new_model(), new_model()
+    expected = fit(whole, *parts[:2], CONFIG, tmp_path / "whole")
+    short = changed(CONFIG, epochs=2)
+    fit(part, *parts[:2], short, tmp_path / "part")
+    resumed = new_model(seed=9)  # other weights: all comes from the checkpoint
+    history = fit(resumed, *parts[:2], CONFIG, tmp_path / "part", resume=True)
+    assert without_time(history) == without_time(expected)
+    assert same_state(resumed, whole)
+    for name in ("best", "last"):
+        one = load_file(tmp_path / "whole" / f"{name}.safetensors")
+        two = load_file(tmp_path / "part" / f"{name}.safetensors")
+        assert one.keys() == two.keys()
+        assert all(torch.equal(one[key], two[key]) for key in one if key != "rng")
+
+
+def test_finished_run_resumes_to_itself(parts, tmp_path):
+    model, again = new_model(), new_model(seed=9)
+    history = fit(model, *parts[:2], CONFIG, tmp_path)
+    assert fit(again, *parts[:2], CONFIG, tmp_path, resume=True) == history
+    assert same_state(model, again)
+
+
+def test_existing_runs_are_not_overwritten(parts, tmp_path):
+    fit(new_model(), *parts[:2], CONFIG, tmp_path)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match="holds a run already: resume it"):
+        fit(new_model(), *parts[:2], CONFIG, tmp_path)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_resuming_what_is_not_there(parts, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"last.safetensors"):
+        fit(new_model(), *parts[:2], CONFIG, tmp_path, resume=True)
+    with pytest.raises(ValueError, match="'resume' needs the 'directory'"):
+        fit(new_model(), *parts[:2], CONFIG, resume=True)
+
+
+def test_resuming_another_run(parts, tmp_path):
+    train, val, test = parts
+    fit(new_model(), train, val, CONFIG, tmp_path)
+    wide = SchNet(32, 16, 2, num_gaussians=10, cutoff=4.0, units="eV")
+    with pytest.raises(ValueError, match="another architecture: hidden_channels was 16 and is 32"):
+        fit(wide, train, val, CONFIG, tmp_path, resume=True)
+    faster = changed(CONFIG, lr=1.0)
+    with pytest.raises(ValueError, match=r"another training: lr was 0.005 and is 1.0"):
+        fit(new_model(), train, val, faster, tmp_path, resume=True)
+    others = [data.clone() for data in train]
+    others[3].y[0, 7] += 1e-9
+    for molecules in (test, others):
+        with pytest.raises(ValueError, match=r"of other training data|have no number"):
+            fit(new_model(), molecules, val, CONFIG, tmp_path, resume=True)
+    with pytest.raises(ValueError, match=r"another dtype: dtype was 'torch.float32' and is"):
+        fit(new_model().double(), train, val, CONFIG, tmp_path, resume=True)
+
+
+def test_resuming_a_damaged_checkpoint(parts, tmp_path):
+    fit(new_model(), *parts[:2], CONFIG, tmp_path)
+    path = tmp_path / "last.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CorruptFileError, match="damaged"):
+        fit(new_model(), *parts[:2], CONFIG, tmp_path, resume=True)
+    (tmp_path / "best.safetensors").rename(path)
+    with pytest.raises(CorruptFileError, match="holds a SchNet model, not a training checkpoint"):
+        fit(new_model(), *parts[:2], CONFIG, tmp_path, resume=True)
+
+
+def test_random_numbers_resume_too(parts, tmp_path):
+    """Dropout of a user's own, say, goes on with the numbers that would have come next."""
+
+    def noisy(seed):
+        model = new_model(seed)
+        model.embedding.register_forward_hook(
+            lambda module, args, out: torch.nn.functional.dropout(out, 0.1, module.training)
+        )
+        return model
+
+    expected = fit(noisy(0), *parts[:2], CONFIG, tmp_path / "whole")
+    short = changed(CONFIG, epochs=2)
+    fit(noisy(0), *parts[:2], short, tmp_path / "part")
+    history = fit(noisy(5), *parts[:2], CONFIG, tmp_path / "part", resume=True)
+    assert without_time(history) == without_time(expected)
+
+
+def test_budgets_end_in_mid_epoch_and_can_be_extended(parts, tmp_path):
+    """But for the validation in between, this is the run that had the larger budget at once."""
+    whole, model = new_model(), new_model()
+    expected = fit(whole, *parts[:2], changed(CONFIG, epochs=None, max_steps=11))
+    fit(model, *parts[:2], changed(CONFIG, epochs=None, max_steps=6), tmp_path)
+    longer = changed(CONFIG, epochs=None, max_steps=11)
+    history = fit(new_model(seed=9), *parts[:2], longer, tmp_path, resume=True)
+    steps = [row["step"] for row in history]
+    assert steps == [4, 6, 8, 11]
+    for row, wanted in zip((history[0], *history[2:]), expected, strict=True):
+        assert row["val_mae"] == wanted["val_mae"]
+
+
+def test_a_run_can_be_resumed_from_its_first_moment(parts, tmp_path, monkeypatch):
+    """Killed before the first step, say."""
+    from pyg_schnet.training.run import Run
+
+    def killed(run, batch):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "step", killed)
+        with pytest.raises(SystemExit):
+            fit(new_model(), *parts[:2], CONFIG, tmp_path)
+    resumed = new_model(seed=9)
+    history = fit(resumed, *parts[:2], CONFIG, tmp_path, resume=True)
+    whole = new_model()
+    assert without_time(history) == without_time(fit(whole, *parts[:2], CONFIG))
+    assert same_state(resumed, whole)
+
+
+def test_earlier_checkpoints_are_kept(parts, tmp_path):
+    """Every step is saved, the last three stay, and any of them leads to the same end."""
+    config = changed(CONFIG, save_seconds=0, keep_last=3)
+    whole = new_model()
+    expected = fit(whole, *parts[:2], config, tmp_path)
+    names = ["last.safetensors", "last-1.safetensors", "last-2.safetensors"]
+    assert sorted(path.name for path in tmp_path.glob("last*")) == sorted(names)
+    (tmp_path / names[0]).write_bytes(b"damaged")
+    with pytest.raises(CorruptFileError, match=r"last-1.safetensors' is the one before: rename it"):
+        fit(new_model(), *parts[:2], config, tmp_path, resume=True)
+    for name in names[1:]:
+        (tmp_path / name).replace(tmp_path / names[0])
+        resumed = new_model(seed=9)
+        history = fit(resumed, *parts[:2], config, tmp_path, resume=True)
+        assert without_time(history) == without_time(expected)
+        assert same_state(resumed, whole)
+
+
+def test_the_best_model_is_that_of_the_checkpoint(parts, tmp_path):
+    """A file of the best model that is newer than the checkpoint does not count, nor a lost one."""
+    whole = new_model()
+    fit(whole, *parts[:2], CONFIG, tmp_path)
+    best = tmp_path / "best.safetensors"
+    for content in (None, b"of another time"):
+        best.unlink()
+        if content:
+            best.write_bytes(content)
+        fit(new_model(seed=9), *parts[:2], CONFIG, tmp_path, resume=True)
+        assert same_state(SchNet.load(best), whole)
+
+
+SCRIPT = """
+import sys, torch
+from pyg_schnet.data import random_split
+from pyg_schnet.datasets import QM9Sample
+from pyg_schnet.training import fit
+from training_runs import CONFIG, changed, new_model
+
+torch.set_num_threads(1)
+train, val = random_split(QM9Sample(cutoff=4.0)[:90], [60, 20], seed=0)
+often = 0 if "part" in sys.argv[1] else 300
+config = changed(CONFIG, batch_size=2, save_seconds=often, epochs=3)
+fit(new_model(), train, val, config, sys.argv[1], resume=sys.argv[2:] == ["resume"])
+"""
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_at_any_moment(tmp_path):
+    """A real process that saves every step, stopped by signals again and again, loses nothing."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def command(directory: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", SCRIPT, str(tmp_path / directory), *arguments]
+
+    def rows(directory: str) -> list[dict]:
+        with open(tmp_path / directory / "history.csv") as file:
+            return without_time(csv.DictReader(file))
+
+    last = tmp_path / "part" / "last.safetensors"
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    seen, resume = set(), []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
+        with subprocess.Popen(command("part", *resume), **pipes) as process:
+            deadline, before = time.monotonic() + 120, len(seen)
+            while len(seen) < before + 5:  # so many checkpoints later, at some point of a step
+                assert time.monotonic() < deadline
+                assert process.poll() is None, process.stderr.read()
+                if last.exists():
+                    seen.add(last.stat().st_mtime_ns)
+            os.kill(process.pid, number)
+            _, errors = process.communicate(timeout=60)
+        assert process.returncode != 0
+        if number != signal.SIGKILL:
+            assert "training was stopped by a signal; go on with fit" in errors
+        resume = ["resume"]
+    subprocess.run(command("part", "resume"), check=True, env=environment, timeout=120)
+    subprocess.run(command("whole"), check=True, env=environment, timeout=120)
+    assert len(rows("whole")) == 3
+    assert rows("part") == rows("whole")
+    for name in ("best", "last"):
+        one, two = (load_file(tmp_path / d / f"{name}.safetensors") for d in ("whole", "part"))
+        assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not list((tmp_path / "part").glob("*.part"))  # of files being written when it was killed

@@ -166,7 +166,6 @@ def run_row(
         "seed": args.seed,
         "frames": frames_of(dataset),
         "mean_predictor": errors(mean_predictor(parts)),
-        "force_exponent": exponent(result["curve"], "force_mae"),
         "command": command(args, molecule, preset),
     }
     return {key: row | result}
@@ -247,7 +246,7 @@ def _lines_of(molecule: str, rows: dict[str, dict]) -> list[str]:
     for preset in PRESETS:
         done = sorted(
             (row for row in of if row["preset"] == preset),
-            key=lambda row: (row["sizes"]["train"], row["seconds"], row["seed"]),
+            key=lambda row: (row["sizes"]["train"], row.get("seconds", 0), row["seed"]),
         )
         lines += [_line(row) for row in done]
         if not done:
@@ -256,11 +255,15 @@ def _lines_of(molecule: str, rows: dict[str, dict]) -> list[str]:
 
 
 def _line(row: dict) -> str:
-    test, power = row["test"], row["force_exponent"]
     cells = [
         f"{row['molecule']}, SchNet, `{row['preset']}`, seed {row['seed']}",
         f"{row['sizes']['train']:,}",
         row["budget"],
+    ]
+    if "failure" in row:
+        return f"| {' | '.join([*cells, '', '', '', row['failure'], '', ''])} |"
+    test, power = row["test"], exponent(row["curve"], "force_mae")
+    cells += [
         f"{row['step']:,}",
         f"{row['seconds'] / 60:.1f} min",
         str(row["threads"]),
@@ -299,7 +302,9 @@ def draw(results: dict) -> Any:
         published = PAPER.get(molecule)
         for axes, error, k in zip(panels[:, column], ("force_mae", "energy_mae"), (1, 0)):
             unit = "kcal/mol/Å" if k else "kcal/mol"
-            for number, row in enumerate(r for r in rows.values() if r["molecule"] == molecule):
+            for number, row in enumerate(rows.values()):
+                if row["molecule"] != molecule or "failure" in row:
+                    continue
                 label = f"{row['preset']}, {row['budget']}, seed {row['seed']}"
                 minutes = [seconds / 60 for seconds in row["curve"]["seconds"]]
                 axes.plot(minutes, row["curve"][error], label=label, color=f"C{number}")

@@ -83,7 +83,8 @@ def run_once(
         again: Throw away what was done, and start anew.
 
     Returns:
-        Errors, steps, time, the learning curve, and what made them.
+        Errors, steps, time, the learning curve, and what made them; or why the run failed, in
+        ``failure``.
 
     Raises:
         SystemExit: If the folder has a run with other settings.
@@ -95,22 +96,24 @@ def run_once(
         result = json.loads(done.read_text())
         _compare(directory, result["config"], config)
         return result
-    about = {"environment": environment(), "commit": commit()}
-    history = fit(model, parts.train, parts.val, config, directory, resume=settings.exists())
-    tested = evaluate(
-        *(model, parts.test, config.label, config.eval_batch_size), forces=config.with_forces
-    )
-    last = history[-1]
-    result = {
-        "test": errors(tested),
-        **{name: last[name] for name in ("step", "epoch", "seconds")},
+    result: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "sizes": parts.sizes,
-        "curve": curve(history),
         "config": config.to_dict(),
-        **about,
+        "environment": environment(),
+        "commit": commit(),
     }
+    try:
+        history = fit(model, parts.train, parts.val, config, directory, resume=settings.exists())
+    except FloatingPointError:
+        result["failure"] = "diverged"
+    else:
+        tested = evaluate(
+            *(model, parts.test, config.label, config.eval_batch_size), forces=config.with_forces
+        )
+        result |= {name: history[-1][name] for name in ("step", "epoch", "seconds")}
+        result |= {"test": errors(tested), "curve": curve(history)}
     write_atomically(done, json.dumps(result, indent=1).encode())
     return result
 

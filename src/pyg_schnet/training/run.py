@@ -3,6 +3,7 @@ r"""A run in progress: its state, a step, a validation."""
 import copy
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -55,7 +56,7 @@ class Run:
         self.model, self.order, self.config = model, order, config
         self.directory, self.fingerprint = directory, fingerprint
         self.objective = Objective(model, read, config)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema_decay))
         self.averaged: SchNet = self.average.module  # type: ignore[assignment] # untyped in torch
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -207,6 +208,16 @@ class Run:
             *(self.progress, self.config, self.fingerprint),
         )
         self._saved, self.saved_step = time.monotonic(), self.progress.step
+
+
+def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+    """Averages weights; the decay grows to ``decay``, as the first weights are random."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        early = (1 + int(count)) / (10 + int(count))
+        get_ema_multi_avg_fn(min(decay, early))(averaged, current, count)
+
+    return update
 
 
 def _groups(model: SchNet, weight_decay: float) -> list[dict]:

@@ -93,9 +93,9 @@ def run_once(
     if again and settings.exists():
         shutil.rmtree(directory)
     if done.exists():
-        result = json.loads(done.read_text())
-        _compare(directory, result["config"], config)
-        return result
+        saved: dict[str, Any] = json.loads(done.read_text())
+        _compare(directory, saved["config"], config)
+        return saved
     result: dict[str, Any] = {
         "threads": torch.get_num_threads(),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss, penalty
 from .order import BatchOrder
+
+_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 # Losses whose mean later ones are compared with.
 _FIRST = 100
@@ -210,10 +213,10 @@ class Run:
         self._saved, self.saved_step = time.monotonic(), self.progress.step
 
 
-def _moving_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
     """Averages weights; the decay grows to ``decay``, as the first weights are random."""
 
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
         early = (1 + int(count)) / (10 + int(count))
         get_ema_multi_avg_fn(min(decay, early))(averaged, current, count)
 

@@ -141,7 +141,7 @@ class TrainConfig:
         """
         settings: dict[str, Any] = {
             "batch_size": 16,
-            "lr": 4e-3,
+            "lr": 8e-3,
             "schedule": "cosine",
             "ema_decay": 0.999,
         }

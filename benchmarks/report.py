@@ -1,6 +1,7 @@
 """Results as JSON, Markdown and a figure."""
 
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,11 @@ def draw(results: dict) -> Any:
                 ratio = f"{system['speedup'][task]['median']:.1f}x"
                 axes.annotate(ratio, (i - 0.3, ours), ha="center", va="bottom", fontsize=8)
         axes.set(title=task, yscale="log", ylabel="median, ms")
-        axes.set_xticks(range(len(systems)), [n.replace(", ", "\n") for n in systems], fontsize=7)
+        names = ["\n".join(textwrap.wrap(name, 14)) for name in systems]
+        axes.set_xticks(range(len(systems)), names, fontsize=7)
         axes.grid(axis="y", alpha=0.3)
-    figure.axes[0].legend(fontsize=8, frameon=False)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
     return figure
 
 

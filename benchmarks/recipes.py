@@ -59,6 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no EMA": {"ema_decay": 0.0},
     "weight decay": {"weight_decay": 0.01},
     "l1": {"loss": "l1"},
+    "l1, lr 4e-3": {"loss": "l1", "lr": 4e-3},
+    "l1, lr 16e-3": {"loss": "l1", "lr": 16e-3},
+    "l1, batch 8": {"loss": "l1", "batch_size": 8},
     "huber": {"loss": "huber"},
 }
 # Weights of the energy, beside 1 of the forces; 0.01 is the paper's.
@@ -66,6 +69,8 @@ OF_FORCES: dict[str, dict[str, Any]] = {
     "rho 0.001": {"energy_weight": 0.001},
     "rho 0.1": {"energy_weight": 0.1},
     "rho 1": {"energy_weight": 1.0},
+    "l1, rho 0.1": {"loss": "l1", "energy_weight": 0.1},
+    "l1, rho 1": {"loss": "l1", "energy_weight": 1.0},
 }
 BATCH_SIZES = (4, 8, 16, 32)
 # How often the time of a step is measured.

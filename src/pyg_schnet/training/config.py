@@ -25,7 +25,8 @@ class TrainConfig:
         per_atom: Whether the error of the label is divided by the number of atoms.
         epochs: Passes over the training set, at most; 100 if there is no other budget.
         max_steps: Steps, at most.
-        max_time: Time to train, at most: seconds, or ``"90s"``, ``"10m"``, ``"2h"``, ``"1d"``.
+        max_time: Time to train, at most: seconds, or ``"90s"``, ``"10m"``, ``"2h"``, ``"1d"``. A
+            schedule that follows it makes no two runs the same.
         batch_size: Molecules per step, over all processes.
         lr: Learning rate of Adam, at its highest.
         schedule: ``"exponential"`` multiplies the learning rate by ``lr_decay`` every
@@ -48,7 +49,7 @@ class TrainConfig:
         eval_batch_size: Molecules per step of validation.
         save_seconds: Time between checkpoints. The end of a run and signals make one too.
         keep_last: Checkpoints to keep, the last ones; the best model is kept in any case.
-        explosion: A loss of so many times the mean of the first losses ends the run; 0 for no
+        explosion: A loss of so many times the median of the first hundred ends the run; 0 for no
             limit.
     """
 

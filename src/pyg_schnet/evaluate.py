@@ -65,7 +65,6 @@ def _parser(prog: str) -> Parser:
     add_settings(group, settings, "data")
     group.add_argument(
         "--part",
-        default="test",
         help="which molecules of the run: train, validation, test, or all (default: test)",
     )
     group.add_argument("--label", help="what to compare with (usual: as in training)")
@@ -155,7 +154,7 @@ def _of_run(args: argparse.Namespace, places: dict[str, Any]) -> _Question:
             "its molecules the model was trained on: name molecules to test with by --data"
         )
     sets = {"train": parts.train, "validation": parts.val, **parts.tests}
-    part = one_of(args.part, ["test", "all", *sets], "part")
+    part = one_of(args.part or "test", ["test", "all", *sets], "part")
     if part == "test":
         sets = dict(parts.tests)
         if not sets:
@@ -169,6 +168,8 @@ def _of_others(args: argparse.Namespace, flags: dict[str, Any], model: SchNet) -
     """Other molecules, in the unit of the model."""
     if "data" not in flags:
         raise UsageError("--data is missing: the other flags are of that")
+    if args.part is not None:
+        raise UsageError(f"--part {args.part} is of the run, not of --data: leave one of them out")
     unit = {} if model.units is None else {"units": model.units}
     try:
         convert(1.0, model.units or "eV", "eV")

@@ -137,6 +137,7 @@ def test_changed_data_are_noticed(call, tmp_path):
         (["{run}", "--file-units", "eV"], "--data is missing"),
         (["{run}", "--data", "qm9-sampel"], "did you mean 'qm9-sample'?"),
         ([], "the following arguments are required: MODEL"),
+        (["{run}", "--data", "qm9-sample", "--part", "all"], "--part all is of the run"),
         (["{run}", "--num-train", "3"], "unknown flag '--num-train'"),
     ],
 )

@@ -208,8 +208,8 @@ def test_every_epoch_has_its_own_order_and_loss(parts, monkeypatch):
     seen = []
     step = Run.step
 
-    def spy(run, batch):
-        value, count = step(run, batch)
+    def spy(run, batch, stop):
+        value, count = step(run, batch, stop)
         seen.append((batch.idx.tolist(), value, count))
         return value, count
 

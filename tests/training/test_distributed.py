@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -23,12 +24,18 @@ from pyg_schnet.training.process_group import share_cores
 RTOL = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-def launch(scenario: str, size: int, folder: Path) -> subprocess.Popen:
-    """Starts processes as users do."""
+@contextmanager
+def launch(scenario: str, size: int, folder: Path) -> Iterator[subprocess.Popen]:
+    """Starts processes as users do, and leaves none behind."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={size}", ranks.__file__, scenario, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()  # torchrun takes its processes along; nothing if it has ended
 
 
 def run(size: int, folder: Path) -> list[dict]:

@@ -114,7 +114,8 @@ class World:
         """
         if self.size == 1:
             return module
-        with torch.random.fork_rng():
+        gpus = {parameter.device for parameter in module.parameters() if parameter.is_cuda}
+        with torch.random.fork_rng(devices=list(gpus)):
             output = module(example)[0].sum()
         learning = [p for p in module.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(output, learning, allow_unused=True)

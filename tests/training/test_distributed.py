@@ -14,9 +14,10 @@ import ranks
 import torch
 from matplotlib.figure import Figure
 
-from pyg_schnet.training import distributed, evaluate, fit, reporting
+from pyg_schnet.training import evaluate, fit, reporting
 from pyg_schnet.training.distributed import World
 from pyg_schnet.training.order import BatchOrder
+from pyg_schnet.training.process_group import share_cores
 
 # Largest difference from one process, relative to the largest value of a tensor.
 RTOL = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -274,23 +275,23 @@ def test_shares_make_up_the_batches():
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
+    ("processes", "variable", "expected"),
     [
-        ({"LOCAL_WORLD_SIZE": "4", "OMP_NUM_THREADS": "1"}, 4),  # as torchrun sets it
-        ({"LOCAL_WORLD_SIZE": "4"}, 4),
-        ({"LOCAL_WORLD_SIZE": "5"}, 3),
-        ({"LOCAL_WORLD_SIZE": "40"}, 1),
-        ({"LOCAL_WORLD_SIZE": "4", "OMP_NUM_THREADS": "2"}, None),  # as a user sets it
+        (4, "1", 4),  # as torchrun sets it
+        (4, None, 4),
+        (5, None, 3),
+        (40, None, 1),
+        (4, "2", None),  # as a user sets it
     ],
 )
-def test_processes_share_the_cores(monkeypatch, environment, expected):
+def test_processes_share_the_cores(monkeypatch, processes, variable, expected):
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    distributed._share_cores(None)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    share_cores(None, processes)
     assert seen == ([] if expected is None else [expected])
 
 

@@ -203,6 +203,24 @@ def load_checkpoint(
     return Progress(**header["progress"]), _below(tensors, "best.") or None
 
 
+def load_averaged(path: Path) -> SchNet:
+    """The model of a training checkpoint, with the moving average of its weights.
+
+    Args:
+        path: File that :func:`save_checkpoint` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CorruptFileError: If it is damaged or no training checkpoint.
+    """
+    tensors, header = load_tensors(path, _KIND)
+    model = SchNet(**header["model"])
+    weights = _below(tensors, "average.module.")
+    model.to(weights["embedding.weight"].dtype)
+    model.load_state_dict(weights)
+    return model
+
+
 def _random_name(rank: int) -> str:
     return f"rng.{rank}" if rank else "rng"
 

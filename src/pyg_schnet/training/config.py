@@ -3,7 +3,7 @@ r"""Settings of a training run."""
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DEFAULT_EPOCHS = 100
@@ -57,7 +57,7 @@ class TrainConfig:
     energy_weight: float = 1.0
     force_weight: float = 0.0
     stress_weight: float = 0.0
-    loss: str = "mse"
+    loss: Literal["mse", "l1", "huber"] = "mse"
     huber_delta: float = 1.0
     per_atom: bool = False
     epochs: int | None = None
@@ -65,7 +65,7 @@ class TrainConfig:
     max_time: str | float | None = None
     batch_size: int = 32
     lr: float = 1e-3
-    schedule: str = "exponential"
+    schedule: Literal["exponential", "cosine"] = "exponential"
     lr_decay: float = 0.96
     lr_decay_steps: int = 100_000
     lr_min: float = 0.0
@@ -75,10 +75,10 @@ class TrainConfig:
     ema_decay: float = 0.99
     eval_epochs: int = 1
     patience: int = 100
-    offsets: str = "fit"
+    offsets: Literal["fit", "keep"] = "fit"
     seed: int = 0
     eval_batch_size: int = 128
-    save_seconds: float = 300.0
+    save_seconds: float = 60.0
     keep_last: int = 1
     explosion: float = 1e4
 

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import subprocess
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +26,20 @@ def environment() -> dict[str, str | int]:
         "numba": version("numba"),
         "pyg_schnet": version("pyg-schnet"),
     }
+
+
+def commit() -> str:
+    """The commit of this folder, with a plus if the package has been changed since."""
+    git, here = shutil.which("git"), Path(__file__).parent
+    if git is None:
+        return "unknown"
+    asked = [git, "-C", str(here), "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if found.returncode != 0:
+        return "unknown"
+    asked = [git, "-C", str(here), "diff", "--quiet", "HEAD", "--", "../src"]
+    changed = subprocess.run(asked, check=False).returncode != 0
+    return found.stdout.strip() + ("+" if changed else "")
 
 
 def _cpu() -> str:

@@ -8,6 +8,9 @@ python benchmarks/run.py scaling               # 100 to 100,000 atoms, about 10 
 python benchmarks/run.py scaling --quick       # to 3,000 atoms, under a minute
 python benchmarks/run.py loader                # loading of mini-batches, a minute
 python benchmarks/run.py loader --root data/QM9
+python benchmarks/run.py md17 --root data/MD17 --molecules ethanol --budget 20m
+python benchmarks/run.py md17 --quick          # a few steps on the shipped sample
+python benchmarks/run.py recipes --md17 data/MD17 --qm9 qm9.npz --seconds 150
 python benchmarks/run.py epoch                 # what the training loop adds to the steps, a minute
 """
 
@@ -15,10 +18,19 @@ import argparse
 
 import epoch
 import loader
+import md17
+import recipes
 import scaling
 import speed
 
-SUITES = {"speed": speed, "scaling": scaling, "loader": loader, "epoch": epoch}
+SUITES = {
+    "speed": speed,
+    "scaling": scaling,
+    "loader": loader,
+    "epoch": epoch,
+    "md17": md17,
+    "recipes": recipes,
+}
 
 
 def main() -> None:

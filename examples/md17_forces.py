@@ -56,7 +56,7 @@ def main() -> None:
     print(f"{len(train)} frames to train on, {len(val)} to validate, {len(test)} to test")
 
     # 3. Training on both.
-    config = training_config(args, len(train), directory)
+    config = training_config(args, directory)
     history = fit(model, train, val, config, directory, resume=args.resume)
 
     # 4. The test set, seen here for the first time.
@@ -101,24 +101,14 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def training_config(args: argparse.Namespace, num_train: int, directory: Path) -> TrainConfig:
-    """The settings of the paper, or a schedule that ends where the epochs do."""
+def training_config(args: argparse.Namespace, directory: Path) -> TrainConfig:
+    """The settings of the paper, or the fast ones, whose schedule ends where the epochs do."""
     if args.resume:
         saved = json.loads((directory / "config.json").read_text())["train"]
         return TrainConfig(**(saved | {"epochs": args.epochs or saved["epochs"]}))
     if args.paper:
         return TrainConfig.paper(forces=True, epochs=args.epochs or 10_000, seed=args.seed)
-    epochs = args.epochs or 250
-    return TrainConfig.paper(
-        forces=True,
-        epochs=epochs,
-        seed=args.seed,
-        batch_size=10,
-        lr=2e-3,
-        lr_decay=0.01,
-        lr_decay_steps=epochs * -(-num_train // 10),
-        lr_min=2e-5,  # where epochs beyond the planned ones go on
-    )
+    return TrainConfig.fast(forces=True, epochs=args.epochs or 400, seed=args.seed)
 
 
 def mean_predictor(train: MD17, test: MD17) -> Evaluation:

@@ -169,9 +169,7 @@ def _of_others(args: argparse.Namespace, flags: dict[str, Any], model: SchNet) -
     if "data" not in flags:
         raise UsageError("--data is missing: the other flags are of that")
     if args.part is not None:
-        raise UsageError(
-            f"--part {args.part} is for the molecules of a run, not for '{flags['data']}'"
-        )
+        raise UsageError(f"--part {args.part} is of the run, not of --data: leave one of them out")
     unit = {} if model.units is None else {"units": model.units}
     try:
         convert(1.0, model.units or "eV", "eV")

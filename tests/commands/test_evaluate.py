@@ -135,9 +135,9 @@ def test_changed_data_are_noticed(call, tmp_path):
         (["nothing"], "there is no file or directory 'nothing'"),
         (["{run}/best.safetensors"], "does not say what to evaluate it on: add --data"),
         (["{run}", "--file-units", "eV"], "--data is missing"),
-        (["{run}", "--data", "qm9-sample", "--part", "train"], "--part train is for the molecules"),
         (["{run}", "--data", "qm9-sampel"], "did you mean 'qm9-sample'?"),
         ([], "the following arguments are required: MODEL"),
+        (["{run}", "--data", "qm9-sample", "--part", "all"], "--part all is of the run"),
         (["{run}", "--num-train", "3"], "unknown flag '--num-train'"),
     ],
 )

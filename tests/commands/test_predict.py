@@ -286,10 +286,18 @@ def test_bohr_is_not_taken_for_angstrom(call, made):
 
 
 def test_a_file_of_something_else(tmp_path):
-    path = tmp_path / "in.smi"
-    path.write_text("1 2 3\n" * 2_000)
-    with pytest.raises(ValueError, match="1000 molecules failed already: is this the right file"):
+    path, nothing = tmp_path / "in.npz", np.zeros((5_000, 2, 3))
+    np.savez(path, z=[1, 1, 1], R=nothing)
+    with pytest.raises(ValueError, match=r"in.npz': none of the first 1,000 molecules makes sense"):
         read_structures(path, Failures())
+
+
+def test_libraries_may_have_many_failures(tmp_path):
+    path = tmp_path / "in.smi"
+    path.write_text("C1\n" * 1_200 + "C\n")
+    failures = Failures()
+    assert [one.number for one in read_structures(path, failures)] == [1_200]
+    assert len(failures.reasons) == 1_200
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate", "predict"])

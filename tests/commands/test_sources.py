@@ -257,8 +257,9 @@ def test_what_there_is_not(settings, message):
 
 
 def test_other_mistakes(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no file 'mine.xyz'"):
-        load(data("mine.xyz"))
+    for name in ("mine.xyz", "qm9.npz"):
+        with pytest.raises(FileNotFoundError, match=f"there is no file '{name}'"):
+            load(data(name))
     with pytest.raises(ValueError, match="the official splits are 1 to 5"):
         load(data("rmd17:ethanol", root=str(tmp_path), split=6))
     with pytest.raises(ValueError, match="unknown unit 'kcal'"):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -14,20 +15,27 @@ import ranks
 import torch
 from matplotlib.figure import Figure
 
-from pyg_schnet.training import distributed, evaluate, fit, reporting
+from pyg_schnet.training import evaluate, fit, reporting
 from pyg_schnet.training.distributed import World
 from pyg_schnet.training.order import BatchOrder
+from pyg_schnet.training.process_group import share_cores
 
 # Largest difference from one process, relative to the largest value of a tensor.
 RTOL = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-def launch(scenario: str, size: int, folder: Path) -> subprocess.Popen:
-    """Starts processes as users do."""
+@contextmanager
+def launch(scenario: str, size: int, folder: Path) -> Iterator[subprocess.Popen]:
+    """Starts processes as users do, and leaves none behind."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={size}", ranks.__file__, scenario, str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.terminate()  # torchrun takes its processes along; nothing if it has ended
 
 
 def run(size: int, folder: Path) -> list[dict]:
@@ -81,7 +89,7 @@ def assert_close(found: list[dict], expected: list[dict], rel: float) -> None:
 @pytest.mark.parametrize("dtype", RTOL, ids=str)
 @pytest.mark.parametrize("kind", ranks.KINDS)
 def test_gradients_are_those_of_one_process(one, several, kind, dtype):
-    """Of a batch in uneven shares with missing labels, and of one that leaves ranks nothing."""
+    """Of a batch in uneven shares with missing labels, and of one that is too small for three."""
     expected = one["gradients"][kind, dtype]["gradients"]
     assert len(expected) == 2
     for rank in several:
@@ -282,23 +290,23 @@ def test_seeds_can_be_large():
 
 
 @pytest.mark.parametrize(
-    ("environment", "expected"),
+    ("processes", "variable", "expected"),
     [
-        ({"LOCAL_WORLD_SIZE": "4", "OMP_NUM_THREADS": "1"}, 4),  # as torchrun sets it
-        ({"LOCAL_WORLD_SIZE": "4"}, 4),
-        ({"LOCAL_WORLD_SIZE": "5"}, 3),
-        ({"LOCAL_WORLD_SIZE": "40"}, 1),
-        ({"LOCAL_WORLD_SIZE": "4", "OMP_NUM_THREADS": "2"}, None),  # as a user sets it
+        (4, "1", 4),  # as torchrun sets it
+        (4, None, 4),
+        (5, None, 3),
+        (40, None, 1),
+        (4, "2", None),  # as a user sets it
     ],
 )
-def test_processes_share_the_cores(monkeypatch, environment, expected):
+def test_processes_share_the_cores(monkeypatch, processes, variable, expected):
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    distributed._share_cores(None)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    share_cores(None, processes)
     assert seen == ([] if expected is None else [expected])
 
 

@@ -131,7 +131,7 @@ def test_a_run_can_be_resumed_from_its_first_moment(parts, tmp_path, monkeypatch
     """Killed before the first step, say."""
     from pyg_schnet.training.run import Run
 
-    def killed(run, batch):
+    def killed(run, batch, stop):
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:

@@ -25,8 +25,7 @@ def model_settings() -> list[Setting]:
     """The arguments of :class:`SchNet` that are flags."""
     defaults = {f"--model {name}": make().config for name, make in PRESETS.items()}
     for values in defaults.values():
-        for name in _HEAD:  # the help says that they follow from the label
-            values[name] = None
+        values |= dict.fromkeys(_HEAD, "that of the label")
     return arguments_of(SchNet.__init__, SchNet, defaults, _SKIPPED)
 
 

@@ -82,7 +82,7 @@ def new(args: argparse.Namespace) -> Plan:
     if start is not None:
         values = _in_units_of(start, values, args.init)
     data = make(DataSettings, values, args.config)
-    if data.data == base.get("data", {}).get("data", data.data):
+    if _is_same(data.data, base.get("data", {}).get("data")):
         wanted = {**base.get("train", {}), **wanted}
     else:  # other data have other labels
         wanted = {**_without(base.get("train", {}), "label"), **wanted}
@@ -176,11 +176,16 @@ def planned(run: Record, directory: Path, *, saved: bool) -> Plan:
 def _data_settings(args: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
     """Flags before those of ``--config``, if they are of the same data."""
     flags, saved = given(args, "data"), base.get("data", {})
-    if flags.get("data") in (None, saved.get("data")):
+    if "data" not in flags or _is_same(flags["data"], saved.get("data")):
         flags = {**saved, **flags}
     if "data" not in flags:
         raise UsageError("--data is missing: name a set such as qm9-sample, or a file")
     return flags
+
+
+def _is_same(data: str, saved: str | None) -> bool:
+    """Whether data are those of another run, if that says what these were."""
+    return saved in (None, data, str(Path(data).absolute()))
 
 
 def _in_units_of(model: SchNet, data: dict[str, Any], name: str) -> dict[str, Any]:

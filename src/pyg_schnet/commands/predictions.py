@@ -16,6 +16,7 @@ from ..data.ase import to_ase
 from ..data.units import convert
 from ..loader import MoleculeLoader
 from ..nn import SchNet
+from ..nn.checks import check_species
 from ..storage import write_atomically
 from .flags import UsageError
 from .structures import Failures, Structure, salvage
@@ -49,9 +50,16 @@ def predict(
         forces: Whether to predict forces.
         failures: Takes molecules that the model refuses.
     """
+    species, known = model.species.cpu(), []
+    for structure in structures:  # what fails often is found without predicting anything twice
+        try:
+            check_species(structure.data.z, species)
+            known.append(structure)
+        except ValueError as error:
+            failures.add(structure.number, structure.name, error)
 
     def work(numbers: Sequence[int]) -> list[Prediction]:
-        chosen = [structures[number] for number in numbers]
+        chosen = [known[number] for number in numbers]
         batch = next(iter(MoleculeLoader([it.data for it in chosen], len(chosen))))
         result = model.predict(batch, forces)
         values = result[model.target].tolist()
@@ -64,9 +72,11 @@ def predict(
         return [Prediction(*one) for one in zip(chosen, values, parts)]
 
     def fail(number: int, error: Exception) -> None:
-        failures.add(structures[number].number, structures[number].name, error)
+        failures.add(known[number].number, known[number].name, error)
 
-    return [one for _, part in salvage(range(len(structures)), work, fail) for one in part]
+    if not known:
+        return []
+    return [one for _, part in salvage(range(len(known)), work, fail) for one in part]
 
 
 def write(path: str | Path, predictions: Sequence[Prediction], model: SchNet) -> None:

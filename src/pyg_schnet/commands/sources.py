@@ -10,8 +10,10 @@ from ..datasets.molecules import InMemoryMolecules
 from ..datasets.qm9_properties import QM9Properties
 from .flags import UsageError, meant, one_of
 
-# Of QM9: means over atoms, not sums; and what a derivative by positions is a force of.
-_INTENSIVE = frozenset({"homo", "lumo", "gap", "A", "B", "C"})
+# Means over atoms, not sums; the latter three are rotational constants in QM9 only.
+_INTENSIVE = frozenset({"homo", "lumo", "gap"})
+_CONSTANTS = frozenset({"A", "B", "C"})
+# What forces are derivatives of.
 _ENERGIES = frozenset({"energy", "U0", "U", "H", "G", "U0_atom", "U_atom", "H_atom", "G_atom"})
 _SAMPLES = ("aspirin", "ethanol")
 
@@ -88,11 +90,13 @@ class Source:
 
     def head(self, label: str | int) -> dict[str, Any]:
         """Arguments of a model that predicts a label: sum or mean over atoms, and its name."""
+        is_qm9 = isinstance(self.pool, QM9Properties)
         if isinstance(self.pool, QM9Properties):
             label = self.pool.target_names[self.pool.target_index(label)]
+        is_mean = label in _INTENSIVE or (is_qm9 and label in _CONSTANTS)
         return {
-            "readout": "mean" if label in _INTENSIVE and label != "energy" else "add",
-            "dipole": label == "mu" and isinstance(self.pool, QM9Properties),
+            "readout": "mean" if is_mean else "add",
+            "dipole": is_qm9 and label == "mu",
             "target": "energy" if label in _ENERGIES else str(label),
         }
 
@@ -180,8 +184,9 @@ def _iso17(settings: DataSettings, name: str) -> Source:
 def _own(settings: DataSettings, label: str | int | None) -> Source:
     path = Path(settings.data)
     if not path.is_file():
-        hint = meant(settings.data.partition(":")[0], _SETS)
-        if not path.suffix or hint:
+        kind, colon, _ = settings.data.partition(":")
+        if not path.suffix or colon:
+            hint = meant(kind, _SETS)
             known = ", ".join(
                 kind if names is None else f"{kind}:NAME" for kind, (_, names) in _SETS.items()
             )

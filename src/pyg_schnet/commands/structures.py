@@ -22,7 +22,7 @@ from ..datasets.own import read_by_ase
 from .flags import UsageError
 
 T = TypeVar("T")
-# A file of which so many molecules cannot be read is not what it seems.
+# A file of which the first so many molecules cannot be read is not what it seems.
 _MANY = 1_000
 
 
@@ -42,15 +42,13 @@ class Failures:
         """Notes, and says at once, that a molecule is left out.
 
         Raises:
-            ValueError: If nothing may fail, or too much does.
+            ValueError: If nothing may fail.
         """
         message = f"{number} ({name}): {reason}" if name else f"{number}: {reason}"
         if self.strict:
             raise ValueError(f"molecule {message}")
         self.reasons[number] = str(reason)
         tqdm.write(f"skipped molecule {message}", file=sys.stderr)
-        if len(self.reasons) >= _MANY:
-            raise ValueError(f"{_MANY} molecules failed already: is this the right file?")
 
 
 @dataclass(frozen=True)
@@ -226,6 +224,8 @@ def _salvaged(
     def fail(number: int, error: Exception) -> None:
         reason = re.sub(r" of (frame|molecule) 0\b", "", str(error))  # the only one of its part
         failures.add(number, names[number], re.sub(r"\b(frame|molecule) 0\b", "it", reason))
+        if number + 1 == len(failures.reasons) == _MANY:
+            raise ValueError(f"none of the first {_MANY:,} molecules makes sense")
 
     structures = []
     for numbers, flat in salvage(range(len(names)), read, fail):

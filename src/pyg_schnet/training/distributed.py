@@ -16,7 +16,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -24,10 +23,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .process_group import in_group, join, leave
+
 T = TypeVar("T")
 
-# Dead processes are noticed at once, by their closed connections; this is for those that hang.
-_TIMEOUT = timedelta(minutes=10)
 # How long to ask the others why a connection broke: less than torchrun gives them before it kills.
 _PATIENCE = 5.0
 _BROKEN = re.compile("gloo|nccl|process group|connection (closed|reset|refused)|broken pipe", re.I)
@@ -52,16 +51,12 @@ class World:
     """
 
     _active: ClassVar["World | None"] = None
-    _groups: ClassVar[int] = 0  # made so far
-    _worlds: ClassVar[int] = 0
+    _entered: ClassVar[int] = 0  # times that this process has entered a world
 
     def __init__(self, rank: int = 0, size: int = 1):
         self.rank, self.size = rank, size
         self._ours, self._turn = False, 0
         if size > 1:
-            # What earlier ones left in the store of a group that the user made is not of this one.
-            World._worlds += 1
-            self._number = World._worlds
             self._store = dist.distributed_c10d._get_default_store()
             # Small messages go over the network without a detour by the GPU, where the group can.
             over_network = "cpu" in str(dist.get_backend_config())
@@ -79,7 +74,8 @@ class World:
 
         Where ``torchrun`` has set ``WORLD_SIZE`` and there is no process group yet, this makes one
         (gloo for tensors on CPUs, NCCL for those on GPUs, of which each process gets the one of its
-        ``LOCAL_RANK``) and destroys it at the end. Within it, this gives the same world again.
+        ``LOCAL_RANK`` as ``"cuda"``; gloo where processes have to share a GPU) and destroys it at
+        the end. Within it, this gives the same world again.
 
         Args:
             threads: Threads of each process, where this makes the process group. By default the
@@ -93,13 +89,12 @@ class World:
         if cls._active is not None:
             yield cls._active
             return
-        ours = _join(threads)
-        world = cls(dist.get_rank(), dist.get_world_size()) if _in_group() else cls()
+        cls._entered += 1
+        ours = join(cls._entered, threads)
+        world = cls(dist.get_rank(), dist.get_world_size()) if in_group() else cls()
         world._ours, cls._active = ours, world
         try:
-            with warnings.catch_warnings():
-                # Gradients of one row may have any stride, which is nothing to warn of.
-                warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+            with contextlib.nullcontext() if world.size == 1 else _without_false_alarms():
                 yield world
             world.total(torch.zeros(1))  # nobody closes connections that others still use
         except BaseException as error:
@@ -119,7 +114,8 @@ class World:
         """
         if self.size == 1:
             return module
-        with torch.random.fork_rng():
+        gpus = {parameter.device for parameter in module.parameters() if parameter.is_cuda}
+        with torch.random.fork_rng(devices=list(gpus)):
             output = module(example)[0].sum()
         learning = [p for p in module.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(output, learning, allow_unused=True)
@@ -250,7 +246,8 @@ class World:
             if not (isinstance(error, dist.DistError) or _BROKEN.search(str(error))):
                 raise
             raise LostProcessError(
-                f"rank {self.rank} cannot go on without the others: {self._who_is_lost()}"
+                f"rank {self.rank} cannot go on without the others: "
+                + (self._who_is_lost() or f"the connection broke ({error})")
             ) from error
 
     def _who_is_lost(self) -> str:
@@ -270,7 +267,7 @@ class World:
         silent = ", ".join(str(rank) for rank in others if rank not in told)
         if silent:
             failed.append(f"rank {silent} ended without a word (killed, out of memory?) or hangs")
-        return "; ".join(failed) or "the connection broke"
+        return "; ".join(failed)
 
     def _tell(self, error: BaseException) -> None:
         """Leaves word why this process ends."""
@@ -279,14 +276,19 @@ class World:
                 self._store.set(self._key(f"end/{self.rank}"), f"{type(error).__name__}: {error}")
 
     def _close(self) -> None:
-        if self._ours and _in_group():
-            # Destroying waits for the threads of gloo without releasing the interpreter, which they
-            # need to let go of the last message: let them do so first.
-            time.sleep(0.1)
-            dist.destroy_process_group()
+        if self._ours:
+            leave()
 
     def _key(self, name: str) -> str:
-        return f"pyg_schnet/{self._number}/{name}"
+        return f"pyg_schnet/{self._entered}/{name}"
+
+
+@contextmanager
+def _without_false_alarms() -> Iterator[None]:
+    """Gradients of one row may have any stride, which DDP warns of."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+        yield
 
 
 def _that_pickles(error: Exception) -> Exception:
@@ -295,36 +297,3 @@ def _that_pickles(error: Exception) -> Exception:
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
-
-
-def _in_group() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _join(threads: int | None) -> bool:
-    """Makes the process group that ``torchrun`` wants, unless there is one; says whether."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or not dist.is_available() or _in_group():
-        return False
-    backend, local = "gloo", int(os.environ.get("LOCAL_RANK", "0"))
-    if torch.cuda.is_available() and dist.is_nccl_available():
-        backend = "cpu:gloo,cuda:nccl"
-        if local < torch.cuda.device_count():
-            torch.cuda.set_device(local)
-    _share_cores(threads)
-    store, rank, size = next(dist.rendezvous("env://", timeout=_TIMEOUT))
-    # The store of torchrun outlives the group: another group must not find the addresses of this.
-    World._groups += 1
-    store = dist.PrefixStore(f"pyg_schnet/{World._groups}", store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
-    return True
-
-
-def _share_cores(threads: int | None) -> None:
-    if threads is None:
-        if os.environ.get("OMP_NUM_THREADS", "1") != "1":
-            return
-        # The cores that this process may use, where the system tells.
-        affinity = getattr(os, "sched_getaffinity", None)
-        cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-        threads = max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
-    torch.set_num_threads(threads)

@@ -3,8 +3,10 @@ r"""A run in progress: its state, a step, a validation."""
 import copy
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss
 from .order import BatchOrder
+
+_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 
 class Run:
@@ -58,7 +62,7 @@ class Run:
         self.directory, self.fingerprints, self.world = directory, fingerprints, world
         self.objective = Objective(model, read, config)
         self._parallel: nn.Module | None = None
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+        self.average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema_decay))
         self.averaged: SchNet = self.average.module  # type: ignore[assignment] # untyped in torch
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -285,6 +289,16 @@ class Run:
             *(self.directory, self.model, self.average, self.best, self.optimizer),
             *(self.progress, self.config, self.fingerprints, random),
         )
+
+
+def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """Averages weights; the decay grows to ``decay``, as the first weights are random."""
+
+    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+        early = (1 + int(count)) / (10 + int(count))
+        get_ema_multi_avg_fn(min(decay, early))(averaged, current, count)
+
+    return update
 
 
 def _groups(model: SchNet, weight_decay: float) -> list[dict]:

@@ -1,0 +1,180 @@
+r"""Training runs of the benchmarks: each has a folder, is done once, and goes on if it was stopped.
+
+The folder keeps what :func:`pyg_schnet.training.fit` writes and, when the run has been tested,
+``result.json``. Rows of results are merged into the files of earlier commands, row by row.
+"""
+
+import argparse
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from environment import commit, environment
+
+from pyg_schnet import SchNet
+from pyg_schnet.storage import write_atomically
+from pyg_schnet.training import Evaluation, TrainConfig, evaluate, fit
+
+# Points of a learning curve that a result keeps.
+_CURVE = 100
+_COLUMNS = {
+    "step": "step",
+    "seconds": "seconds",
+    "energy_mae": "val_mae",
+    "force_mae": "val_force_mae",
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Molecules to train on, to validate and to test with."""
+
+    train: Any
+    val: Any
+    test: Any
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many there are of each."""
+        return {name: len(getattr(self, name)) for name in ("train", "val", "test")}
+
+
+def budget(text: str) -> dict[str, Any]:
+    """Settings of a budget: ``20m`` of time, ``5000steps`` or ``30epochs``.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is none of these.
+    """
+    counted = re.fullmatch(r"([1-9]\d*)(steps|epochs)", text)
+    if counted:
+        return {"max_steps" if counted[2] == "steps" else "epochs": int(counted[1])}
+    try:
+        TrainConfig(max_time=text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"a budget is a time such as 90s, 20m or 2h, or 5000steps, or 30epochs (got '{text}')"
+        ) from error
+    return {"max_time": text}
+
+
+def validations(num_train: int, batch_size: int, steps: int) -> dict[str, Any]:
+    """Settings that validate about every ``steps`` steps, and leave the end to the budget."""
+    epoch = -(-num_train // batch_size)
+    return {"eval_epochs": max(1, round(steps / epoch)), "patience": 1_000_000}
+
+
+def run_once(
+    directory: Path, model: SchNet, parts: Parts, config: TrainConfig, *, again: bool = False
+) -> dict[str, Any]:
+    """Trains and tests a model, or tells what came of it when that was done.
+
+    A run that was stopped goes on from its last checkpoint.
+
+    Args:
+        directory: Folder of the run.
+        model: Model with its first weights.
+        parts: Molecules.
+        config: Settings, with the budget.
+        again: Throw away what was done, and start anew.
+
+    Returns:
+        Errors, steps, time, the learning curve, and what made them; or why the run failed, in
+        ``failure``.
+
+    Raises:
+        SystemExit: If the folder has a run with other settings.
+    """
+    done, checkpoint = directory / "result.json", directory / "last.safetensors"
+    if again and checkpoint.exists():
+        shutil.rmtree(directory)
+    if done.exists():
+        saved: dict[str, Any] = json.loads(done.read_text())
+        _compare(directory, saved["config"], config)
+        return saved
+    result: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "sizes": parts.sizes,
+        "config": config.to_dict(),
+        "environment": environment(),
+        "commit": commit(),
+    }
+    try:
+        history = fit(model, parts.train, parts.val, config, directory, resume=checkpoint.exists())
+    except FloatingPointError:
+        result["failure"] = "diverged"
+    else:
+        tested = evaluate(
+            *(model, parts.test, config.label, config.eval_batch_size), forces=config.with_forces
+        )
+        result |= {name: history[-1][name] for name in ("step", "epoch", "seconds")}
+        result |= {"test": errors(tested), "curve": curve(history)}
+    write_atomically(done, json.dumps(result, indent=1).encode())
+    return result
+
+
+def errors(result: Evaluation) -> dict[str, float]:
+    """Mean absolute and root mean squared errors of energies, and of components of forces."""
+    found = {"energy_mae": result.mae, "energy_rmse": result.rmse}
+    if result.forces is not None:
+        found |= {"force_mae": result.forces.mae, "force_rmse": result.forces.rmse}
+    return found
+
+
+def curve(history: list[dict[str, float]]) -> dict[str, list[float]]:
+    """Validation errors by step and time, in columns, of at most a hundred validations."""
+    chosen = sorted({round(i) for i in np.linspace(0, len(history) - 1, _CURVE)})
+    return {
+        name: [float(f"{history[i][column]:.5g}") for i in chosen]
+        for name, column in _COLUMNS.items()
+        if column in history[0]
+    }
+
+
+def exponent(curve: dict[str, list[float]], error: str) -> float | None:
+    """The power of the steps by which an error falls, over the second half of a run."""
+    steps, values = (np.array(curve[name]) for name in ("step", error))
+    late = steps > steps[-1] / 2
+    if late.sum() < 3:
+        return None
+    return float(np.polyfit(np.log(steps[late]), np.log(values[late]), 1)[0])
+
+
+def merge(path: Path | None, rows: dict[str, dict]) -> dict[str, dict]:
+    """New rows, beside those that a file of results has."""
+    if path is None or not path.exists():
+        return rows
+    return json.loads(path.read_text())["rows"] | rows
+
+
+def made_by(rows: dict[str, dict]) -> list[str]:
+    """Lines that tell where rows, by their names, come from; those of the same origin in one."""
+    origins: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        about = ", ".join(
+            f"{key} {value}"
+            for key, value in row["environment"].items()
+            if key != "sgemm_gflops"  # differs from run to run; it is in the JSON file
+        )
+        origin = f"commit {row['commit']}, `{row['command']}`. {about}."
+        origins.setdefault(origin, []).append(name)
+    return [f"- {'; '.join(names)}: {origin}" for origin, names in origins.items()]
+
+
+def _compare(directory: Path, saved: dict[str, Any], config: TrainConfig) -> None:
+    now = config.to_dict()
+    different = [
+        f"{name} was {saved.get(name)!r} and is {value!r}"
+        for name, value in now.items()
+        if saved.get(name) != value
+    ]
+    if different:
+        raise SystemExit(
+            f"'{directory}' has a run with other settings ({', '.join(different)}): "
+            "--again replaces it, another --directory keeps both"
+        )

@@ -144,7 +144,7 @@ def test_a_network_of_other_filters(tmp_path):
         SchNet.load(tmp_path / "some.safetensors")
     with pytest.raises(ValueError, match=r"of another kind \(RadialFilter\).*\(GaussianFilter\)"):
         SchNet.load(tmp_path / "some.safetensors", filter=lambda: GaussianFilter(6, cutoff=5.0))
-    with pytest.raises(ValueError, match="basis was .*num_radial=8, cutoff=5.*cutoff=4"):
+    with pytest.raises(ValueError, match=r"basis was .*num_radial=8, cutoff=5.*cutoff=4"):
         SchNet.load(
             tmp_path / "some.safetensors", filter=lambda: RadialFilter(6, BesselBasis(8, 4.0), 5.0)
         )

@@ -121,12 +121,11 @@ TEXT = [
 
 def alike(model: SchNet) -> dict[str, float]:
     """How much the filters of the first block resemble each other."""
-    filter = model.interactions[0].conv.filter  # type: ignore[union-attr] # untyped in lists
+    filter: Any = model.interactions[0].conv.filter  # type: ignore[union-attr] # untyped in lists
     distance = torch.linspace(NEAREST, FARTHEST, 200)
+    given: tuple[Tensor, ...] = (distance[distance <= getattr(filter, "d_max", FARTHEST)],)
     if isinstance(filter, VectorFilter):
         given = (distance, distance.unsqueeze(-1) * torch.tensor([0.6, 0.0, 0.8]))
-    else:
-        given = (distance[distance <= getattr(filter, "d_max", FARTHEST)],)
     with torch.no_grad():
         values = filter(*given)
     correlation = torch.corrcoef(values.T.double()).abs()

@@ -119,6 +119,7 @@ def by_kind(data: Data) -> HeteroData:
     number = (ones.cumsum(dim=0) - 1).gather(1, is_heavy.unsqueeze(1)).squeeze(1)
     for k, kind in enumerate(KINDS):
         divided[kind].z = data.z[is_heavy == k]
+        divided[kind].num_nodes = len(divided[kind].z)
     source, target = data.edge_index
     for (j, first), (i, second) in product(enumerate(KINDS), enumerate(KINDS)):
         chosen = (is_heavy[source] == j) & (is_heavy[target] == i)

@@ -120,14 +120,16 @@ def filters(model: "SchNet", reach: float = 5.0, *, curves: int = 8) -> "Figure"
     for k, (filter, tiles, lines) in enumerate(zip(made, *panels)):
         image = _tiled(_values(filter, radius))
         limit = float(image.abs().nan_to_num().max())
-        shown = tiles.imshow(image, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="none")
+        shown = tiles.imshow(
+            image.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="none"
+        )
         figure.colorbar(shown, ax=tiles, shrink=0.7)
         tiles.set_axis_off()
         tiles.set_title(f"block {k + 1}, x and y to ±{reach:g} A", fontsize=9)
         values = _values(filter, distance)  # [401, F]
         count = min(curves, values.size(1))
         for f in torch.linspace(0, values.size(1) - 1, count).round().int().tolist():
-            lines.plot(distance, values[:, f], lw=1, label=f"{f}")
+            lines.plot(distance.numpy(), values[:, f].numpy(), lw=1, label=f"{f}")
         lines.axhline(0.0, color="0.6", lw=0.5)
         lines.set_xlabel("distance, A")
     panels[1, 0].set_ylabel("filter")

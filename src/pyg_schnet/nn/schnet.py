@@ -131,7 +131,8 @@ class SchNet(nn.Module):
         self.embedding = nn.Embedding(NUM_SPECIES, hidden_channels, padding_idx=0)
         if filter is None:
             filter = partial(
-                *(GaussianFilter, num_filters, num_gaussians, cutoff),
+                GaussianFilter,
+                *(num_filters, num_gaussians, cutoff),
                 gamma=gamma,
                 gaussian_range=gaussian_range,
                 envelope=envelope,

@@ -139,6 +139,9 @@ def test_a_network_of_other_filters(tmp_path):
     assert torch.allclose(result["energy"], exact["energy"], rtol=1e-5)
     assert torch.allclose(result["forces"], exact["forces"], atol=1e-4)
 
+    model.mode = "auto"
+    model.freeze()
+    assert torch.allclose(model.predict(data)["forces"], exact["forces"], atol=1e-4)
     model.save(tmp_path / "some.safetensors")
     with pytest.raises(ValueError, match=r"had a RadialFilter in place .* give SchNet.load"):
         SchNet.load(tmp_path / "some.safetensors")
@@ -152,6 +155,8 @@ def test_a_network_of_other_filters(tmp_path):
         tmp_path / "some.safetensors", filter=lambda: RadialFilter(6, BesselBasis(8, 5.0), 5.0)
     )
     assert torch.equal(loaded.predict(data)["energy"], result["energy"])
+    loaded.interactions[0].conv.filter = GaussianFilter(6, cutoff=5.0)
+    assert "filter=RadialFilter" in str(loaded)  # the other block still has it
 
 
 def test_a_model_of_gaussians_takes_no_other_filter(tmp_path):

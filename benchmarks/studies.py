@@ -333,7 +333,8 @@ def draw(study: Study, results: dict) -> Any:
             number = names.index(row["name"])
             color = "k" if number == 0 else colormaps["tab20"](number % 20)
             curve = row["curve"]
-            left.plot(curve["step"], curve["energy_mae"], color=color, lw=1.5 + (number == 0))
+            style = {"color": color, "lw": 1.5 + (number == 0), "marker": "."}
+            left.plot(curve["step"], curve["energy_mae"], **style)
             right.barh(k, row["test"]["energy_mae"], color=color)
         labels = [row["name"] + (f" ({row['seed']})" if row["seed"] else "") for row in done]
         right.set_yticks(range(len(done)), labels, fontsize=8)

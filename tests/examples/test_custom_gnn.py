@@ -57,6 +57,7 @@ def carbon_dioxide() -> Data:
 
 @pytest.mark.slow
 def test_models_learn(tmp_path):
+    assert "--epochs must be at least 1" in run("--epochs", "0", cwd=tmp_path).stderr
     result = run("--epochs", "4", "--train-size", "800", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     table = dict(re.findall(r"(\S+(?: \S+)*) +(\d+\.\d+)$", result.stdout, flags=re.MULTILINE)[-4:])
@@ -97,7 +98,3 @@ def test_divided_molecules(example, molecules):
         found[second] += conv(x, edges.edge_index, edges.edge_weight)
     assert torch.allclose(found["heavy"], expected[whole.z > 1], atol=1e-5)
     assert torch.allclose(found["hydrogen"], expected[whole.z == 1], atol=1e-5)
-
-
-def test_wrong_arguments(tmp_path):
-    assert "--epochs must be at least 1" in run("--epochs", "0", cwd=tmp_path).stderr

@@ -53,6 +53,9 @@ def test_bessel_functions_are_smooth_at_zero():
     n = torch.arange(1.0, 5.0, dtype=torch.float64)
     limit = math.sqrt(2 / 5.0) * n * math.pi / 5.0
     assert torch.allclose(basis(torch.zeros(1, dtype=torch.float64))[0], limit)
+    d = torch.tensor([[1e-3], [3e-3], [5e-3], [0.1]], dtype=torch.float64)
+    expected = math.sqrt(2 / 5.0) * torch.sin(n * math.pi * d / 5.0) / d
+    assert torch.allclose(basis(d.squeeze(1)), expected, rtol=1e-12)
     d = torch.tensor([0.0, 0.01, 1.3, 5.0, 6.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(basis, d)
     assert torch.autograd.gradgradcheck(basis, d)
@@ -88,6 +91,24 @@ def test_table(envelope):
     assert not torch.allclose(f.table(knots), table, atol=1e-3)
     f.basis.cutoff = 5.0
     frozen_table(f)  # would warn if the spline could not follow
+
+
+def test_frequencies_may_be_trained():
+    """As parameters in place of buffers: tables follow them, and give them gradients."""
+    f = bessel_filter()
+    conv = SchNetConv(7, 5, 6, f)
+    edges = torch.randint(20, (2, 100))
+    x, d = torch.randn(20, 7), 0.5 + 4.0 * torch.rand(100)
+    conv(x, edges, d)  # with what would be kept
+    order = f.basis.order.clone()
+    del f.basis.order
+    f.basis.order = nn.Parameter(order)
+    gradients = {}
+    for mode in ("table", "exact"):
+        conv.mode = mode
+        (gradients[mode],) = torch.autograd.grad(conv(x, edges, d).square().sum(), f.basis.order)
+    assert torch.allclose(gradients["table"], gradients["exact"], rtol=1e-3, atol=1e-3)
+    assert gradients["exact"].abs().max() > 0.1
 
 
 def test_convolutions_agree_in_all_modes():

@@ -116,6 +116,8 @@ class RadialFilter(RemembersSettings):
 
     def reset_parameters(self) -> None:
         """Draws new weights (Glorot uniform) and sets the biases to zero."""
+        if hasattr(self.basis, "reset_parameters"):
+            self.basis.reset_parameters()  # type: ignore[operator] # untyped in modules
         self.lin1.reset_parameters()
         self.lin2.reset_parameters()
 
@@ -150,13 +152,22 @@ class RadialFilter(RemembersSettings):
             self.num_activations,
         )
 
+    @property
+    def has_constant_basis(self) -> bool:
+        """Whether nothing in the basis is trained, neither parameters nor buffers."""
+        return not any(tensor.requires_grad for tensor in self._state_of_basis())
+
+    def _state_of_basis(self) -> tuple[Any, ...]:
+        # Straight from the dictionaries: this is asked at every step.
+        return (*self.basis._buffers.values(), *self.basis._parameters.values())
+
     def _samples(self, knots: Knots) -> Samples:
         """What does not depend on the weights, kept for the next call."""
         weight = self.lin1.weight
-        buffers = list(self.basis.buffers())
-        if torch.compiler.is_compiling() or any(buffer.requires_grad for buffer in buffers):
+        if torch.compiler.is_compiling():
             return self._compute_samples(knots, weight)
-        basis = (self.basis, self.basis.length_scale, *(buffer._version for buffer in buffers))
+        versions = (tensor._version for tensor in self._state_of_basis())
+        basis = (self.basis, self.basis.length_scale, *versions)
         key = (knots, weight.dtype, weight.device, basis, self.envelope)
         cached = self._cached_samples  # read once: other threads may replace it
         if cached is None or cached[0] != key:

@@ -93,7 +93,8 @@ def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
     Returns:
         Table ``[K, F]``.
     """
-    if type(filter) in _FILTERS and not any(map(_altered, filter._modules.values())):
+    original = type(filter) in _FILTERS and not any(map(_altered, filter._modules.values()))
+    if original and filter.has_constant_basis:
         return filter.table(knots)
     return spline_table(*_sample(filter, knots, dtype, device), knots.spacing)
 

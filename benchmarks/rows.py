@@ -8,6 +8,7 @@ import argparse
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,13 @@ def validations(num_train: int, batch_size: int, steps: int) -> dict[str, Any]:
 
 
 def run_once(
-    directory: Path, model: SchNet, parts: Parts, config: TrainConfig, *, again: bool = False
+    directory: Path,
+    model: SchNet,
+    parts: Parts,
+    config: TrainConfig,
+    *,
+    again: bool = False,
+    also: Callable[[], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Trains and tests a model, or tells what came of it when that was done.
 
@@ -81,6 +88,7 @@ def run_once(
         parts: Molecules.
         config: Settings, with the budget.
         again: Throw away what was done, and start anew.
+        also: Measures more of the trained model, for the result.
 
     Returns:
         Errors, steps, time, the learning curve, and what made them; or why the run failed, in
@@ -113,7 +121,7 @@ def run_once(
             *(model, parts.test, config.label, config.eval_batch_size), forces=config.with_forces
         )
         result |= {name: history[-1][name] for name in ("step", "epoch", "seconds")}
-        result |= {"test": errors(tested), "curve": curve(history)}
+        result |= {"test": errors(tested), "curve": curve(history), **also()}
     write_atomically(done, json.dumps(result, indent=1).encode())
     return result
 

@@ -11,10 +11,12 @@ python benchmarks/run.py loader --root data/QM9
 python benchmarks/run.py md17 --root data/MD17 --molecules ethanol --budget 20m
 python benchmarks/run.py md17 --quick          # a few steps on the shipped sample
 python benchmarks/run.py recipes --md17 data/MD17 --qm9 qm9.npz --seconds 150
+python benchmarks/run.py epoch                 # what the training loop adds to the steps, a minute
 """
 
 import argparse
 
+import epoch
 import loader
 import md17
 import recipes
@@ -25,6 +27,7 @@ SUITES = {
     "speed": speed,
     "scaling": scaling,
     "loader": loader,
+    "epoch": epoch,
     "md17": md17,
     "recipes": recipes,
 }

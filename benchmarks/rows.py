@@ -89,8 +89,8 @@ def run_once(
     Raises:
         SystemExit: If the folder has a run with other settings.
     """
-    done, settings = directory / "result.json", directory / "config.json"
-    if again and settings.exists():
+    done, checkpoint = directory / "result.json", directory / "last.safetensors"
+    if again and checkpoint.exists():
         shutil.rmtree(directory)
     if done.exists():
         saved: dict[str, Any] = json.loads(done.read_text())
@@ -105,7 +105,7 @@ def run_once(
         "commit": commit(),
     }
     try:
-        history = fit(model, parts.train, parts.val, config, directory, resume=settings.exists())
+        history = fit(model, parts.train, parts.val, config, directory, resume=checkpoint.exists())
     except FloatingPointError:
         result["failure"] = "diverged"
     else:

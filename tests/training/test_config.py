@@ -50,6 +50,23 @@ def test_learning_rate_of_the_paper():
     assert config.learning_rate(50_000) == pytest.approx(1e-3 * 0.96**0.5)
 
 
+def test_the_fast_preset():
+    """It changes how the weights move, never what is learned: the loss is that of the paper."""
+    for forces in (False, True):
+        fast, paper = (make(forces=forces) for make in (TrainConfig.fast, TrainConfig.paper))
+        for name in ("label", "energy_weight", "force_weight", "stress_weight", "loss", "per_atom"):
+            assert getattr(fast, name) == getattr(paper, name)
+        # The rate falls to nothing at the end of whatever budget there is.
+        for budget in (dict(epochs=7), dict(max_steps=700), dict(max_time="70s")):
+            config = TrainConfig.fast(forces=forces, **budget)
+            end = config.fraction(step=700, seconds=70.0, steps_per_epoch=100)
+            assert end == 1
+            assert config.learning_rate(700, end) == 0
+            assert config.learning_rate(350, 0.5) == pytest.approx(config.lr / 2)
+    assert TrainConfig.fast(batch_size=3, lr=1e-3) == TrainConfig.fast(lr=1e-3, batch_size=3)
+    assert TrainConfig.fast(batch_size=3).batch_size == 3
+
+
 def test_cosine_and_warm_up():
     config = TrainConfig(schedule="cosine", lr=1e-2, lr_min=1e-4, warmup_steps=4)
     rates = [config.learning_rate(1000, fraction) for fraction in (0.0, 0.5, 1.0, 1.5)]

@@ -62,9 +62,7 @@ def _published() -> list[str]:
 
 def _lines(rows: list[dict]) -> list[str]:
     lines = []
-    mean = sorted(
-        (row for row in rows if row["name"] == "mean"), key=lambda row: row["num_train"]
-    )
+    mean = sorted((row for row in rows if row["name"] == "mean"), key=lambda row: row["num_train"])
     lines += [_line(row, "mean predictor") for row in mean]
     if not mean:
         lines.append(_not_run("mean predictor"))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from baselines.dtnn import DTNN
 from baselines.enn_s2s import EnnS2S
 from rows import Parts
@@ -65,9 +64,7 @@ class Source:
     unit: str
 
 
-def open_qm9(
-    root: Path | None, data: Path | None, target: str, most: int | None = None
-) -> Source:
+def open_qm9(root: Path | None, data: Path | None, target: str, most: int | None = None) -> Source:
     """Reads the data set in a folder, or in a file, or the sample of the package.
 
     Args:
@@ -85,9 +82,11 @@ def open_qm9(
         dataset = QM9(root, targets=[target], units=energy)
     else:
         dataset = QM9Sample(targets=[target], units=energy)
-    dataset = dataset[:most]
-    name = "QM9" if len(dataset) == _MOLECULES else f"{len(dataset):,} molecules of QM9"
-    name = "QM9Sample" if len(dataset) == len(QM9Sample()) and root is data is None else name
+    name = "QM9Sample" if root is None and data is None else "QM9"
+    if most is not None:
+        dataset = dataset[:most]
+    if most is not None or (name == "QM9" and len(dataset) != _MOLECULES):
+        name = f"{len(dataset):,} molecules of {name}"
     return Source(dataset, name, target, energy or published)
 
 
@@ -106,7 +105,7 @@ def read_file(path: Path, target: str) -> MoleculeDataset:
             raise SystemExit(f"'{path}' has no target '{target}', only {', '.join(arrays)}")
         names = ("n_atoms", "Z", "R", known[0])
         whole = {name: arrays[name] for name in names}
-        left_out = arrays["uncharacterized"] if "uncharacterized" in arrays else None
+        left_out = arrays.get("uncharacterized")
     published = QM9.published_units[target]
     return MoleculeDataset.from_arrays(
         whole,
@@ -163,5 +162,3 @@ def network(name: str, source: Source) -> SchNet:
     if target == "mu":
         return SchNet.paper(dipole=True, **settings)
     return (SpatialExtentSchNet if target == "r2" else SchNet).paper(**settings)
-
-

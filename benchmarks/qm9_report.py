@@ -25,11 +25,12 @@ def as_markdown(results: dict) -> str:
     lines = ["# QM9", ""]
     lines += [
         "Networks share loop, schedule, atom references and split; `paper` has the protocol of the",
-        "paper (Adam 1e-3, batches of 32), all others our `fast` preset, DTNN and enn-s2s with the",
-        "learning rates of their papers. All know atomic numbers and positions, and no bonds. Rows",
-        "in *italics* are published, typed in from Schütt et al., tables of 2017 (U0) and 2018",
-        "(other targets), trained for up to millions of steps. Sets to validate and to test with",
-        "are the same for all N.",
+        "paper (Adam 1e-3, batches of 32), all others our `fast` preset, DTNN and enn-s2s with",
+        "learning rates of their own. All know atomic numbers and positions, and no bonds. Rows in",
+        "*italics* are published, typed in from Schütt et al., tables of 2017 (U0) and 2018 (other",
+        "targets), trained for up to millions of steps. Sets to validate and to test with are the",
+        "same for all N. An ensemble is what its five networks predict on average; its steps, time",
+        "and parameters are theirs together.",
     ]
     datas = ["QM9", *sorted({row["data"] for row in rows if row["target"] == "U0"} - {"QM9"})]
     for data in datas:
@@ -131,17 +132,17 @@ def draw(results: dict) -> Any:
         lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for row in rows:
             if row["data"] == data:
-                label = (row["name"], row.get("budget", ""))
                 point = (row["num_train"], row["test"]["energy_mae"])
-                lines.setdefault(label, []).append(point)
+                lines.setdefault((row["name"], row.get("budget", "")), []).append(point)
         for (name, budget), points in lines.items():
             label = NAMES[name].replace("`", "") + (f", {budget}" if budget else "")
             color = f"C{list(NAMES).index(name)}"
             axes.plot(*zip(*sorted(points)), "o-", label=label, color=color)
         if data == "QM9":
-            for name in ("SchNet", "DTNN", "enn-s2s", "enn-s2s-ens5"):
-                points = [(size, of[name]) for size, of in PAPER.items() if name in of]
-                axes.plot(*zip(*points), "x--", label=f"{name}, published", color="0.6")
+            for paper, mark in zip(("SchNet", "DTNN", "enn-s2s", "enn-s2s-ens5"), "xv+1"):
+                points = [(size, of[paper]) for size, of in PAPER.items() if paper in of]
+                label = f"{paper}, published"
+                axes.plot(*zip(*points), f"{mark}--", label=label, color="0.5")
         axes.set(xscale="log", yscale="log", xlabel="molecules to train on", title=f"U0 of {data}")
         axes.set_ylabel("test MAE, kcal/mol")
         axes.grid(alpha=0.3, which="both")

@@ -1,1 +1,1 @@
-"""Networks that SchNet was compared with; each takes its place in :func:`pyg_schnet.training.fit`."""
+"""Networks that SchNet was compared with; each takes its place in the training loop."""

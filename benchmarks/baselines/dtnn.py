@@ -3,10 +3,10 @@ r"""DTNN: the deep tensor neural network, which SchNet followed."""
 from typing import Any, ClassVar
 
 import torch
-from baselines.common import Baseline
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
+from baselines.common import Baseline
 from pyg_schnet.nn import GaussianSmearing
 from pyg_schnet.nn.dense import Dense
 

@@ -3,10 +3,10 @@ r"""enn-s2s: message passing through an edge network, read out as a set."""
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from baselines.common import Baseline
 from torch import Tensor, nn
 from torch_geometric.nn import NNConv, Set2Set
 
+from baselines.common import Baseline
 from pyg_schnet.nn import AtomwiseReadout
 
 
@@ -139,10 +139,11 @@ class Pairs(NamedTuple):
     ) -> "Pairs":
         """Evaluates all of the edge network but its last layer."""
         sizes = torch.bincount(batch, minlength=batch_size)
-        largest = int(sizes.max()) if sizes.numel() > 0 else 0
+        largest = max(1, int(sizes.max())) if sizes.numel() > 0 else 1
         first = sizes.cumsum(0) - sizes
-        place = torch.arange(batch.numel(), device=batch.device) + (
-            (torch.arange(batch_size, device=batch.device) * largest - first)[batch]
+        place = (
+            torch.arange(batch.numel(), device=batch.device)
+            + ((torch.arange(batch_size, device=batch.device) * largest - first)[batch])
         )
         source, target = edge_index
         hidden = conv.nn[:-1](distance.unsqueeze(-1))  # [E, K]

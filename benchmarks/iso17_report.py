@@ -110,33 +110,36 @@ def _sizes(rows: list[dict]) -> list[str]:
 
 
 def draw(results: dict) -> Any:
-    """Bars of the test errors, for each set of data."""
+    """Test errors of known and unknown molecules, two panels for each set of data."""
     from matplotlib.figure import Figure
 
     rows = [row for row in results["rows"].values() if "failure" not in row]
-    datas = sorted({row["data"] for row in rows}) or ["no rows"]
-    figure = Figure(figsize=(12, 1.5 + 0.4 * max(1, len(rows))), dpi=120, layout="constrained")
-    panels = figure.subplots(len(datas), 2, squeeze=False)
+    datas = sorted({row["data"] for row in rows})
+    height = 1.5 * max(1, len(datas)) + 0.35 * len(rows)
+    figure = Figure(figsize=(12, height), dpi=120, layout="constrained")
+    if not rows:
+        figure.text(0.5, 0.5, "no rows", ha="center")
+        return figure
+    panels = figure.subplots(len(datas), 2, squeeze=False, sharey="row")
     for line, data in zip(panels, datas):
         of = [row for row in rows if row["data"] == data]
-        for axes, error, unit in zip(
-            line, ("energy_mae", "force_mae"), ("energy, kcal/mol", "forces, kcal/mol/Å")
-        ):
-            for shift, color, label in ((-0.2, "C0", "known"), (0.2, "C3", "unknown")):
-                tests = [row["test" if label == "known" else "also"] for row in of]
-                values = [(t if label == "known" else t["other"])[error] for t in tests]
-                places = [i + shift for i in range(len(of))]
-                axes.barh(places, values, 0.4, color=color, label=f"{label} molecules")
-            axes.set_yticks(range(len(of)), [_name(row) for row in of], fontsize=8)
-            axes.invert_yaxis()
-            axes.set(title=data, xlabel=f"test MAE, {unit}", xscale="log")
-            axes.grid(axis="x", alpha=0.3, which="both")
-            if of:
-                axes.legend(fontsize=8, frameon=False)
+        known, unknown = [row["test"] for row in of], [row["also"]["other"] for row in of]
+        for axes, error, unit in zip(line, ("energy_mae", "force_mae"), ("", "/Å")):
+            for tests, label, mark in ((known, "known", "oC0"), (unknown, "unknown", "sC3")):
+                values = [test[error] for test in tests]
+                axes.plot(values, range(len(of)), mark, label=f"{label} molecules")
+            what = "forces" if unit else "energy"
+            axes.set(title=data, xlabel=f"test MAE, {what}, kcal/mol{unit}", xscale="log")
+            axes.grid(alpha=0.3, which="both")
+        line[0].set_yticks(range(len(of)), [_name(row) for row in of], fontsize=8)
+        line[0].invert_yaxis()
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
 def _name(row: dict) -> str:
     if row["name"] == "mean":
         return f"mean, N = {row['num_train']:,}"
-    return f"{row['name']}, {row['task']}, {row['budget']}, seed {row['seed']}"
+    about = f"{row['name']}, {row['task']}, N = {row['num_train']:,}"
+    return f"{about}, {row['budget']}, seed {row['seed']}"

@@ -205,6 +205,14 @@ def test_shipped_sample(data, tmp_path) -> None:
             np.testing.assert_array_equal(shipped[name], made[name])
 
 
+def test_tables_without_rows(iso17, tmp_path) -> None:
+    """They say what has not been run."""
+    path = tmp_path / "none.json"
+    iso17.run(arguments(iso17, "--json", str(path)))
+    assert path.with_suffix(".md").read_text().count("not run") == 5 * 4
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_wrong_input(iso17, data, tmp_path) -> None:
     with pytest.raises(SystemExit, match="--root or --data"):
         iso17.run(arguments(iso17, "--rows", "fast"))

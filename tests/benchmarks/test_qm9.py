@@ -252,6 +252,17 @@ def test_spatial_extent(data, tmp_path) -> None:
     assert loaded(z, pos).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_tables_without_rows(qm9, tmp_path) -> None:
+    """They say what has not been run."""
+    path = tmp_path / "none.json"
+    qm9.run(arguments(qm9, "--json", str(path)))
+    text = path.with_suffix(".md").read_text()
+    assert text.count("not run") == 3 * len(qm9.ROWS) + len(
+        importlib.import_module("qm9_data").TARGETS
+    )
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_wrong_arguments(qm9, capsys) -> None:
     for words in (["--rows", "sgdml"], ["--targets", "energy"], ["--budget", "soon"]):
         with pytest.raises(SystemExit):

@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
     molecules._data.y = molecules._data.y[:, :1].double()
     # Random forces do to time them; energies are real.
     molecules._data.force = torch.randn(molecules._data.pos.shape)
+    assert molecules.slices is not None
     molecules.slices["force"] = molecules.slices["pos"]
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
     results |= {"molecules": len(molecules), "batch_size": args.batch_size, "tasks": {}}
@@ -111,7 +112,7 @@ def time_parts(molecules: Any, forces: bool, args: argparse.Namespace) -> dict[s
     return times
 
 
-def _timed(function: Callable[[], None]) -> float:
+def _timed(function: Callable[[], object]) -> float:
     begin = perf_counter()
     function()
     return perf_counter() - begin

@@ -25,8 +25,8 @@ def as_markdown(results: dict) -> str:
     lines = ["# QM9", ""]
     lines += [
         "Networks share loop, schedule, atom references and split; `paper` has the protocol of the",
-        "paper (Adam 1e-3, batches of 32), all others our `fast` preset, DTNN and enn-s2s with",
-        "learning rates of their own. All know atomic numbers and positions, and no bonds. Rows in",
+        "paper (Adam 1e-3, batches of 32), all others our `fast` preset, enn-s2s with a learning",
+        "rate of 1e-3. All know atomic numbers and positions, and no bonds. Rows in",
         "*italics* are published, typed in from Schütt et al., tables of 2017 (U0) and 2018 (other",
         "targets), trained for up to millions of steps. Sets to validate and to test with are the",
         "same for all N. An ensemble is what its five networks predict on average; its steps, time",

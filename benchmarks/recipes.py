@@ -59,6 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no EMA": {"ema_decay": 0.0},
     "weight decay": {"weight_decay": 0.01},
     "l1": {"loss": "l1"},
+    "l1, lr 4e-3": {"loss": "l1", "lr": 4e-3},
+    "l1, lr 16e-3": {"loss": "l1", "lr": 16e-3},
+    "l1, batch 8": {"loss": "l1", "batch_size": 8},
     "huber": {"loss": "huber"},
 }
 # Weights of the energy, beside 1 of the forces; 0.01 is the paper's.
@@ -66,10 +69,10 @@ OF_FORCES: dict[str, dict[str, Any]] = {
     "rho 0.001": {"energy_weight": 0.001},
     "rho 0.1": {"energy_weight": 0.1},
     "rho 1": {"energy_weight": 1.0},
+    "l1, rho 0.1": {"loss": "l1", "energy_weight": 0.1},
+    "l1, rho 1": {"loss": "l1", "energy_weight": 1.0},
 }
 BATCH_SIZES = (4, 8, 16, 32)
-# How often the time of a step is measured.
-TURNS = 5
 VALIDATIONS = 12
 CUTOFF = 30.0
 HERE = Path(__file__).parent
@@ -174,7 +177,8 @@ def run_variant(
     config = TrainConfig.paper(
         forces=task == "forces", label=label, seed=args.seed, **(BASE | changes)
     )
-    costs = step_costs(args.directory / "costs.json", data, config, parts)
+    turns = 1 if args.quick else 5
+    costs = step_costs(args.directory / "costs.json", data, config, parts, turns)
     cost = costs[str(config.batch_size)]
     steps = max(1, round(args.seconds / cost))
     often = validations(len(parts.train), config.batch_size, steps // VALIDATIONS)
@@ -194,7 +198,9 @@ def network() -> SchNet:
     return SchNet.paper(units="kcal/mol")
 
 
-def step_costs(file: Path, data: str, config: TrainConfig, parts: Parts) -> dict[str, float]:
+def step_costs(
+    file: Path, data: str, config: TrainConfig, parts: Parts, turns: int
+) -> dict[str, float]:
     """Processor seconds of a training step by size of batches, measured once.
 
     Loading and averaging of weights are included. It is the shortest of several turns, since other
@@ -205,6 +211,7 @@ def step_costs(file: Path, data: str, config: TrainConfig, parts: Parts) -> dict
         data: The name of the data there.
         config: Settings; the size of batches is varied.
         parts: Molecules.
+        turns: How often to measure.
     """
     known = json.loads(file.read_text()) if file.exists() else {}
     if data not in known:
@@ -218,15 +225,14 @@ def step_costs(file: Path, data: str, config: TrainConfig, parts: Parts) -> dict
             return process_time() - begin
 
         spent(BATCH_SIZES[0], 20)  # compiles
-        turns = [
-            {size: [spent(size, steps) for steps in (20, 120)] for size in BATCH_SIZES}
-            for _ in range(TURNS)
+        times = [
+            {size: (spent(size, 20), spent(size, 120)) for size in BATCH_SIZES}
+            for _ in range(turns)
         ]
-        known[data] = {
-            str(size): (min(turn[size][1] for turn in turns) - min(turn[size][0] for turn in turns))
-            / 100
-            for size in BATCH_SIZES
-        }
+        known[data] = {}
+        for size in BATCH_SIZES:
+            short, long = (min(turn[size][i] for turn in times) for i in (0, 1))
+            known[data][str(size)] = (long - short) / 100
         write_atomically(file, json.dumps(known, indent=1).encode())
     return known[data]
 
@@ -262,8 +268,11 @@ def as_markdown(results: dict) -> str:
         heads += ["forces, kcal/mol/A", "forces / base"] if forces else ["energy / base"]
         lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
         lines += [_line(row, rows, forces) for row in rows]
-    if results["rows"]:
-        lines += ["", "## Made by", "", *made_by(results["rows"])]
+        for name in VARIANTS | (OF_FORCES if forces else {}):
+            if name not in {row["name"] for row in rows}:
+                lines.append(f"| {name} | | | | | not run |" + " |" * (1 + forces))
+        named = {f"{row['name']} ({row['seed']})": row for row in rows}
+        lines += ["", "Made by, with the seed in brackets:", "", *made_by(named)]
     return "\n".join(lines) + "\n"
 
 

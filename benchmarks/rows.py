@@ -174,17 +174,17 @@ def merge(path: Path | None, rows: dict[str, dict]) -> dict[str, dict]:
 
 
 def made_by(rows: dict[str, dict]) -> list[str]:
-    """Lines that tell where the rows come from, those of the same origin in one."""
+    """Lines that tell where rows, by their names, come from; those of the same origin in one."""
     origins: dict[str, list[str]] = {}
-    for key, row in rows.items():
+    for name, row in rows.items():
         about = ", ".join(
-            f"{name} {value}"
-            for name, value in row["environment"].items()
-            if name != "sgemm_gflops"  # differs from run to run; it is in the JSON file
+            f"{key} {value}"
+            for key, value in row["environment"].items()
+            if key != "sgemm_gflops"  # differs from run to run; it is in the JSON file
         )
-        origin = f"Commit {row['commit']}, `{row['command']}`. {about}."
-        origins.setdefault(origin, []).append(key)
-    return [f"- {'; '.join(keys)}: {origin}" for origin, keys in origins.items()]
+        origin = f"commit {row['commit']}, `{row['command']}`. {about}."
+        origins.setdefault(origin, []).append(name)
+    return [f"- {'; '.join(names)}: {origin}" for origin, names in origins.items()]
 
 
 def _compare(directory: Path, saved: dict[str, Any], config: TrainConfig) -> None:

@@ -1,5 +1,8 @@
 """Models and molecules as fixtures."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from molecules import MODELS, random_molecule, small_model
@@ -27,3 +30,12 @@ def energy_model(request) -> SchNet:
 def batch() -> Batch:
     """Molecules of different sizes, single atoms among them."""
     return Batch.from_data_list([random_molecule(n, seed=n) for n in (5, 1, 8, 2, 1)])
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Published files that are not part of the package."""
+    folder = os.environ.get("PYG_SCHNET_DATA")
+    if folder is None:
+        pytest.skip("needs published files: set PYG_SCHNET_DATA to the folder that holds them")
+    return Path(folder)

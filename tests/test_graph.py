@@ -97,6 +97,7 @@ def test_max_num_neighbors_keeps_the_nearest_and_warns():
         (dict(batch=torch.tensor([-1, 0, 0])), "must not be negative"),
         (dict(backend="cuda"), "'backend' must be"),
         (dict(max_num_neighbors=0), "at least 1"),
+        (dict(max_num_neighbors=1.5), r"a whole number of at least 1 \(got 1.5\)"),
     ],
 )
 def test_bad_input(arguments, message):

@@ -6,23 +6,62 @@ import torch
 from pyg_schnet.plot import learning_curve, parity
 from pyg_schnet.training import Evaluation
 
-HISTORY = [
-    {"epoch": 1, "train_loss": 4.0, "val_mae": 1.0, "val_rmse": 1.5},
-    {"epoch": 2, "train_loss": 1.0, "val_mae": 0.5, "val_rmse": 0.8},
-]
+ENERGIES = {"val_mae": [1.0, 0.5, 0.75], "val_rmse": [1.5, 0.8, 0.9]}
+FORCES = {"val_force_mae": [3.0, 2.0, 1.0], "val_force_rmse": [4.0, 3.0, 2.0]}
+STRESS = {"val_stress_mae": [0.3, 0.2, 0.1], "val_stress_rmse": [0.4, 0.3, 0.2]}
 
 
-def lines(axes) -> dict[str, list[float]]:
-    return {line.get_label(): list(line.get_ydata()) for line in axes.get_lines()}
+def history(**errors: list[float]) -> list[dict[str, float]]:
+    steps = {"epoch": [1, 2, 2.5], "step": [100, 200, 1_250], "seconds": [50.0, 100.0, 125.0]}
+    columns = {**steps, "train_loss": [4.0, 1.0, 0.25], **errors}
+    return [dict(zip(columns, values)) for values in zip(*columns.values())]
+
+
+def lines(axes) -> dict[str, list[tuple[float, float]]]:
+    return {line.get_label(): list(zip(*line.get_data())) for line in axes.get_lines()}
 
 
 def test_learning_curve():
-    (axes,) = learning_curve(HISTORY, "eV", {"mean": 3.0}).axes
-    drawn = lines(axes)
-    assert drawn["training RMSE"] == [2.0, 1.0]  # the root of the loss
-    assert drawn["validation MAE"] == [1.0, 0.5]
-    assert drawn["mean, MAE"] == [3.0, 3.0]
-    assert axes.get_ylabel() == "error [eV]"
+    errors, loss = learning_curve(history(**ENERGIES), "eV", {"mean": 3.0}).axes
+    drawn = lines(errors)
+    assert drawn["validation MAE"] == [(100, 1.0), (200, 0.5), (1250, 0.75)]
+    assert drawn["validation RMSE"] == [(100, 1.5), (200, 0.8), (1250, 0.9)]
+    assert drawn["lowest, 0.5"] == [(200, 0.5)]
+    assert [y for _, y in drawn["mean, MAE"]] == [3.0, 3.0]
+    assert errors.get_ylabel() == "error\n[eV]"
+    assert lines(loss) == {"training loss": [(100, 4.0), (200, 1.0), (1250, 0.25)]}
+    assert errors.get_title(loc="right") == "epoch 2.5, step 1,250, 2 min 5 s"
+    for axes in (errors, loss):
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    (errors, _) = learning_curve(history(**ENERGIES)[:2]).axes
+    assert (errors.get_xscale(), errors.get_yscale()) == ("linear", "log")
+
+
+def test_learning_curve_of_derivatives():
+    figure = learning_curve(history(**ENERGIES, **FORCES, **STRESS), "eV", {"mean": 3.0})
+    energy, force, stress, loss = figure.axes
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels[:2] == ["energy error\n[eV]", "force error\n[eV/Ang]"]
+    assert labels[2:] == ["stress error\n[eV/Ang^3]", "training loss"]
+    assert lines(force)["validation MAE"] == [(100, 3.0), (200, 2.0), (1250, 1.0)]
+    assert lines(stress)["validation RMSE"] == [(100, 0.4), (200, 0.3), (1250, 0.2)]
+    assert "mean, MAE" in lines(energy)
+    assert not any("mean" in name for axes in (force, stress, loss) for name in lines(axes))
+
+
+@pytest.mark.parametrize("error", [0.0, math.nan, math.inf])
+def test_learning_curve_of_odd_numbers(error):
+    """Whatever a run has in its history, the picture is drawn, without warnings."""
+    rows = history(val_mae=[error] * 3, val_rmse=[error] * 3)
+    for some in (rows, [rows[0] | {"step": 0, "train_loss": error}]):
+        figure = learning_curve(some)
+        assert figure.axes[0].get_ylabel() == "error"
+        figure.draw_without_rendering()
+
+
+def test_learning_curve_of_nothing():
+    with pytest.raises(ValueError, match="'history' has no rows to draw"):
+        learning_curve([])
 
 
 @pytest.mark.parametrize("baseline", [None, torch.tensor([1.0, 1.0, 1.0])])

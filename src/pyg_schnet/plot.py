@@ -1,14 +1,22 @@
 r"""Pictures of a training run. Every function returns a matplotlib figure to show or to save."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .training.evaluation import Evaluation
+from .durations import duration
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from .training import Evaluation
+
+# Prefix of the columns of the history, name for people, and what the unit is per.
+_TARGETS = (("val", "", ""), ("val_force", "force ", "/Ang"), ("val_stress", "stress ", "/Ang^3"))
+_FEW = 50  # rows up to which each is marked
 
 
 def learning_curve(
@@ -16,38 +24,63 @@ def learning_curve(
     units: str | None = None,
     baselines: dict[str, float] | None = None,
 ) -> "Figure":
-    """Errors over epochs on a logarithmic scale.
+    """Validation errors of every target, and the training loss, over steps; on log scales.
 
     Args:
-        history: Rows from :func:`pyg_schnet.training.fit`, on energies, or on forces too.
-        units: Unit of the errors.
-        baselines: Mean absolute errors to draw as horizontal lines, by name.
+        history: Rows from :func:`pyg_schnet.training.fit`.
+        units: Unit of the label.
+        baselines: Mean absolute errors of the label to draw as horizontal lines, by name.
+
+    Raises:
+        ValueError: If there are no rows.
     """
-    figure = _figure()
-    axes = figure.add_subplot()
-    epochs = [row["epoch"] for row in history]
-    columns = {"val_mae": ("C0", "-", "validation MAE")}
-    if "val_force_mae" in history[0]:
-        columns["val_mae"] = ("C0", "-", f"validation MAE, energy{_in(units)}")
-        per_length = _in(units and f"{units}/Ang")
-        columns["val_force_mae"] = ("C1", "-", f"validation MAE, forces{per_length}")
-    else:
-        train_rmse = [row["train_loss"] ** 0.5 for row in history]
-        axes.plot(epochs, train_rmse, color="0.6", label="training RMSE")
-        columns["val_rmse"] = ("C0", "--", "validation RMSE")
-    for column, (color, line, label) in columns.items():
-        axes.plot(epochs, [row[column] for row in history], line, color=color, label=label)
-    for i, (name, value) in enumerate((baselines or {}).items()):
-        axes.axhline(value, color=f"C{i + 2}", ls=":", label=f"{name}, MAE")
-    error = "error" if "val_force_mae" in history[0] else f"error{_in(units)}"
-    axes.set(xlabel="epoch", ylabel=error, yscale="log")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    if not history:
+        raise ValueError("'history' has no rows to draw: train until the first validation")
+    targets = [target for target in _TARGETS if f"{target[0]}_mae" in history[0]]
+    figure = _figure(6.0, 2.0 + 1.8 * len(targets))
+    panels = figure.subplots(len(targets) + 1, sharex=True, height_ratios=[3] * len(targets) + [2])
+    steps = [row["step"] for row in history]
+    marker = "." if len(history) <= _FEW else ""
+
+    for i, (axes, (prefix, name, per)) in enumerate(zip(panels, targets)):
+        if len(targets) > 1 and not name:
+            name = "energy "  # nothing else has derivatives
+        mae, rmse = ([row[f"{prefix}_{error}"] for row in history] for error in ("mae", "rmse"))
+        axes.plot(steps, rmse, color=f"C{i}", lw=1, alpha=0.5, label="validation RMSE")
+        axes.plot(steps, mae, color=f"C{i}", marker=marker, label="validation MAE")
+        _mark_lowest(axes, steps, mae)
+        if prefix == "val":
+            for k, (baseline, value) in enumerate((baselines or {}).items()):
+                style = ("--", ":", "-.")[k % 3]
+                axes.axhline(value, color="0.4", lw=1, ls=style, label=f"{baseline}, MAE")
+        axes.set_ylabel(f"{name}error" + (f"\n[{units}{per}]" if units else ""))
+        _logarithmic(axes, mae + rmse)
+        axes.legend(frameon=False, fontsize=8)
+
+    loss = [row["train_loss"] for row in history]
+    panels[-1].plot(steps, loss, color="0.3", marker=marker, label="training loss")
+    panels[-1].set(xlabel="step", ylabel="training loss")
+    _logarithmic(panels[-1], loss)
+    if max(steps) >= 10 * min(steps) > 0:  # below, linear ticks are easier to read
+        panels[-1].set_xscale("log")
+        subs = (1, 2, 5) if max(steps) < 100 * min(steps) else (1,)
+        panels[-1].xaxis.set_major_locator(LogLocator(subs=subs))
+        panels[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        panels[-1].xaxis.set_minor_formatter(NullFormatter())
+    last = history[-1]
+    panels[0].set_title(
+        f"epoch {round(last['epoch'], 2):g}, step {last['step']:,}, {duration(last['seconds'])}",
+        loc="right",
+        fontsize=9,
+    )
+    figure.align_ylabels()
     return figure
 
 
 def parity(
-    evaluation: Evaluation, name: str = "target", baseline: Tensor | None = None
+    evaluation: "Evaluation", name: str = "target", baseline: Tensor | None = None
 ) -> "Figure":
     """Predictions against labels, beside a histogram of the errors.
 
@@ -62,7 +95,7 @@ def parity(
     reference = (evaluation.reference - shift)[known]
     predicted = (evaluation.predicted - shift)[known]
     units = _in(evaluation.units)
-    figure = _figure(width=9.0)
+    figure = _figure(9.0, 4.0)
     left, right = figure.subplots(1, 2)
     low, high = float(reference.min()), float(reference.max())
     left.plot([low, high], [low, high], color="0.6", lw=1)
@@ -75,11 +108,25 @@ def parity(
     return figure
 
 
-def _figure(width: float = 6.0) -> "Figure":
+def _mark_lowest(axes: "Axes", steps: list[float], errors: list[float]) -> None:
+    known = [i for i, error in enumerate(errors) if math.isfinite(error)]
+    if known:
+        lowest = min(known, key=errors.__getitem__)
+        (point,) = axes.plot(steps[lowest], errors[lowest], "o", color="k", markersize=4, zorder=3)
+        point.set_label(f"lowest, {errors[lowest]:.4g}")
+
+
+def _logarithmic(axes: "Axes", values: list[float]) -> None:
+    if any(value > 0 for value in values):  # matplotlib cannot do it otherwise
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+
+
+def _figure(width: float, height: float) -> "Figure":
     # Without pyplot there is no global state and no window.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, 4.0), dpi=150, layout="constrained")
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
 
 
 def _in(units: str | None) -> str:

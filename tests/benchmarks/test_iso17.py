@@ -152,7 +152,7 @@ def test_energies_tell_the_name(iso17, data, put_folder, tmp_path, mean: float, 
     iso17.run(arguments(iso17, *words))
     text = path.with_suffix(".md").read_text()
     assert ("## ISO17-GFN2" in text) == (name == "ISO17-GFN2")
-    assert f"{name}, N = 7, mean: Commit" in text
+    assert f"{name}, N = 7, mean: commit" in text
     assert "split as in the files." in text
     assert str(root) not in path.read_text()
     with pytest.raises(SystemExit, match=r"there are 7 to train on \(got 8\)"):

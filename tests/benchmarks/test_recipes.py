@@ -64,18 +64,18 @@ def test_quick(recipes, small, tmp_path, monkeypatch) -> None:
     text = path.with_suffix(".md").read_text()
     ratio = rows[1]["test"]["force_mae"] / rows[0]["test"]["force_mae"]
     assert f"| {ratio:.2f} |" in next(line for line in text.splitlines() if "batch 32" in line)
+    assert "| l1 | | | | | not run | | |" in text
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_costs_of_steps_are_measured_once(recipes, small, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(recipes, "TURNS", 1)
     monkeypatch.setattr(recipes, "BATCH_SIZES", (4, 64))
     _, label, parts = recipes.read_energies(arguments(recipes))
     config = TrainConfig.paper(label=label)
     file = tmp_path / "runs" / "costs.json"
-    costs = recipes.step_costs(file, "some", config, parts)
+    costs = recipes.step_costs(file, "some", config, parts, 1)
     assert 1e-4 < costs["4"] < costs["64"] < 1.0
-    assert recipes.step_costs(file, "some", config, parts) == costs
+    assert recipes.step_costs(file, "some", config, parts, 1) == costs
     assert json.loads(file.read_text()) == {"some": costs}
 
 

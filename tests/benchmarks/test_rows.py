@@ -125,4 +125,4 @@ def test_rows_of_one_origin_share_a_line(runs) -> None:
         }
 
     lines = runs.made_by({"a": row("one", 1), "b": row("one", 2), "c": row("two", 1)})
-    assert lines == ["- a; b: Commit c, `one`. cpu X.", "- c: Commit c, `two`. cpu X."]
+    assert lines == ["- a; b: commit c, `one`. cpu X.", "- c: commit c, `two`. cpu X."]

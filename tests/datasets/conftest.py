@@ -2,7 +2,6 @@
 
 import bz2
 import io
-import os
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -92,15 +91,6 @@ def put_raw(tmp_path: Path, texts: list[str]) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def small_qm9() -> type[QM9]:
     return SmallQM9
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Published files that are not part of the package."""
-    folder = os.environ.get("PYG_SCHNET_DATA")
-    if folder is None:
-        pytest.skip("needs published files: set PYG_SCHNET_DATA to the folder that holds them")
-    return Path(folder)
 
 
 @pytest.fixture(autouse=True)

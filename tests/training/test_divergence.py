@@ -10,7 +10,7 @@ from pyg_schnet.training import Labelled, evaluate, fit, fit_offsets
 from pyg_schnet.training.checkpoint import LAST
 
 
-def one_batch_of(order_seed: int, epoch: int, size: int) -> list[int]:
+def order_of(order_seed: int, epoch: int, size: int) -> list[int]:
     generator = torch.Generator().manual_seed(order_seed * 1_000_003 + epoch)
     return torch.randperm(size, generator=generator).tolist()
 
@@ -22,13 +22,15 @@ def test_a_broken_label_is_named(parts, tmp_path):
     molecules[17].y[0, 7] += 1e6
     model = new_model()
     fit_offsets(model, Labelled.read(train, 7))  # else the mean would take most of it up
-    place = one_batch_of(0, 0, 60).index(17)
-    config = changed(CONFIG, label=7, batch_size=4, explosion=30.0)
+    # After 100 steps: in the seventh epoch of 15, from its tenth batch on; or in the eighth.
+    place = order_of(0, 7, 60).index(17)
+    assert order_of(0, 6, 60).index(17) < 40
+    config = changed(CONFIG, label=7, batch_size=4, explosion=30.0, epochs=20, lr=1e-7)
     with pytest.raises(FloatingPointError) as caught:
         fit(model, molecules, val, config, tmp_path)
     message = str(caught.value)
-    assert "times that of the first steps (see 'explosion')" in message
-    assert f"in batch {place // 4 + 1} of epoch 1 (step {place // 4})" in message
+    assert "times that of the first 100 steps (see 'explosion')" in message
+    assert f"in batch {place // 4 + 1} of epoch 8 (step {7 * 15 + place // 4})" in message
     assert "of molecule 17 of the training set" in message
     assert f"of step 0, is in '{tmp_path}'" in message
     assert (tmp_path / LAST).exists()

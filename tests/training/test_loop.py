@@ -66,8 +66,9 @@ def test_the_moving_average_by_hand(parts):
 
 def test_files_of_a_run(parts, tmp_path):
     history = fit(new_model(), *parts[:2], CONFIG, tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "history.csv", "best.safetensors", "last.safetensors"}
+    names = {path.name for path in tmp_path.iterdir()} - {"tensorboard"}
+    expected = {"config.json", "history.csv", "best.safetensors", "last.safetensors"}
+    assert names == expected | {"learning_curve.png"}
     with open(tmp_path / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [{k: float(v) for k, v in row.items()} for row in rows] == history
@@ -76,6 +77,21 @@ def test_files_of_a_run(parts, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert TrainConfig(**config["train"]) == CONFIG
     assert SchNet(**config["model"]).config == new_model().config
+
+
+def test_reports_of_a_run(parts, capsys):
+    rows = []
+    history = fit(
+        new_model(), *parts[:2], changed(CONFIG, epochs=None, max_steps=10), log=rows.append
+    )
+    assert rows == history
+    header, units, *lines = capsys.readouterr().err.splitlines()
+    assert "MAE U0" in header
+    assert units.split() == ["eV"]
+    assert [line.split()[:2] for line in lines] == [["1", "4"], ["2", "8"], ["2.50", "10"]]
+    errors = [row["val_mae"] for row in history]
+    best = [k for k in range(3) if errors[k] == min(errors[: k + 1])]
+    assert [k for k in range(3) if lines[k].endswith("best")] == best
 
 
 def test_early_stopping(parts):

@@ -39,6 +39,10 @@ class RemoteFile:
     md5: str | None = None
 
 
+class DownloadError(RuntimeError):
+    """No mirror has the file; the message says what to do by hand."""
+
+
 class _Unusable(Exception):
     """The server's answer is not the file."""
 
@@ -71,7 +75,7 @@ def download(
         ``path``.
 
     Raises:
-        RuntimeError: If no mirror has the file; gives the reason for each, and how to fetch the
+        DownloadError: If no mirror has the file; gives the reason for each, and how to fetch the
             file by hand.
     """
     urls = [urls] if isinstance(urls, str) else list(urls)
@@ -89,7 +93,7 @@ def download(
         else:
             os.replace(part, path)
             return path
-    raise RuntimeError(
+    raise DownloadError(
         f"could not download '{path.name}':\n"
         + "\n".join(reasons)
         + f"\n{by_hand(urls, path, size, md5)}"

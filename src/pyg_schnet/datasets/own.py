@@ -121,7 +121,7 @@ class MoleculeDataset(InMemoryMolecules):
                     raise ValueError("this is no .npz file, whatever its name")
                 with np.load(path, allow_pickle=False) as arrays:
                     return cls.from_arrays(arrays, labels=labels, units=units, keep=keep, **options)
-            frames = _read_by_ase(path)
+            frames = read_by_ase(path)
             return cls.from_ase(frames, labels=labels, units=units, keep=keep, **options)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ValueError(f"'{path}' is damaged ({error}): fetch it again") from error
@@ -298,7 +298,13 @@ def _check_options(
     check_energy_unit(energy)
 
 
-def _read_by_ase(path: Path) -> list["Atoms"]:
+def read_by_ase(path: Path) -> list["Atoms"]:
+    """All frames of a file, in any format that ASE reads.
+
+    Raises:
+        ImportError: If ASE is not installed.
+        ValueError: If it cannot be read.
+    """
     try:
         from ase.db import connect
         from ase.io import iread

@@ -186,8 +186,8 @@ def _torch_cluster(pos: Tensor, r: float, batch: Tensor | None) -> Tensor:
 
 def _nearest(edge_index: Tensor, lengths: Tensor, num_atoms: int, k: int) -> Tensor | None:
     """The edges to keep, with a warning, or ``None`` for all of them."""
-    if k < 1:
-        raise ValueError(f"'max_num_neighbors' must be at least 1 (got {k})")
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f"'max_num_neighbors' must be a whole number of at least 1 (got {k!r})")
     degree = torch.bincount(edge_index[1], minlength=num_atoms)
     if num_atoms == 0 or int(degree.max()) <= k:
         return None

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from ..nn import SchNet
 from ..storage import CorruptFileError, load_tensors, save_tensors
 from .config import TrainConfig
+from .distributed import World
 
 _KIND = "training checkpoint"
 LAST = "last.safetensors"
@@ -29,7 +30,7 @@ class Progress:
         step: Steps done in all.
         loss_sum: Sum of the losses since the last validation, weighted by molecules.
         molecules: Molecules seen since.
-        first_loss: Mean of the first losses of the run.
+        first_losses: Losses of the first steps of the run.
         seconds: Time spent so far.
         best_epoch: Epoch of the lowest validation score.
         best_score: That score.
@@ -41,7 +42,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     molecules: int = 0
-    first_loss: float = 0.0
+    first_losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
     best_epoch: float = 0
     best_score: float = float("inf")
@@ -83,6 +84,7 @@ def save_checkpoint(
     progress: Progress,
     config: TrainConfig,
     fingerprint: int,
+    random: list[Tensor],
 ) -> None:
     """Saves a run in one file, ``last.safetensors``, atomically.
 
@@ -97,6 +99,7 @@ def save_checkpoint(
         progress: Where the run stands.
         config: Settings of the run.
         fingerprint: Checksum of the training set, to notice another one on resuming.
+        random: State of the random numbers of each process.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
@@ -107,7 +110,7 @@ def save_checkpoint(
         for index, slots in state["state"].items()
         for name, value in slots.items()
     }
-    tensors["rng"] = torch.get_rng_state()
+    tensors |= {_random_name(rank): state for rank, state in enumerate(random)}
     header = {
         "model": model.config,
         "train": config.to_dict(),
@@ -148,6 +151,7 @@ def load_checkpoint(
     optimizer: Optimizer,
     config: TrainConfig,
     fingerprint: int,
+    world: World,
 ) -> tuple[Progress, dict[str, Tensor] | None]:
     """Restores a run in place.
 
@@ -158,6 +162,7 @@ def load_checkpoint(
         optimizer: Optimiser of the same parameters, restored.
         config: Settings; those that shape the run must be those of the checkpoint.
         fingerprint: Checksum of the training set.
+        world: Processes that resume; they need not be as many as there were.
 
     Returns:
         Where the run stands, and the weights of the best model so far.
@@ -169,7 +174,7 @@ def load_checkpoint(
     """
     path = directory / LAST
     try:
-        tensors, header = load_tensors(path, _KIND)
+        tensors, header = world.from_main(lambda: load_tensors(path, _KIND))
     except CorruptFileError as error:
         earlier = _earlier(directory, 1)
         if earlier.exists():
@@ -191,8 +196,33 @@ def load_checkpoint(
         index, slot = name.split(".", 1)
         slots.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": slots, "param_groups": header["param_groups"]})
-    torch.set_rng_state(tensors["rng"])
+    if _random_name(world.rank) in tensors:
+        torch.set_rng_state(tensors[_random_name(world.rank)])
+    else:
+        world.seed_apart(tensors[_random_name(0)])
     return Progress(**header["progress"]), _below(tensors, "best.") or None
+
+
+def load_averaged(path: Path) -> SchNet:
+    """The model of a training checkpoint, with the moving average of its weights.
+
+    Args:
+        path: File that :func:`save_checkpoint` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CorruptFileError: If it is damaged or no training checkpoint.
+    """
+    tensors, header = load_tensors(path, _KIND)
+    model = SchNet(**header["model"])
+    weights = _below(tensors, "average.module.")
+    model.to(weights["embedding.weight"].dtype)
+    model.load_state_dict(weights)
+    return model
+
+
+def _random_name(rank: int) -> str:
+    return f"rng.{rank}" if rank else "rng"
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@ r"""Settings of a training run."""
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DEFAULT_EPOCHS = 100
@@ -25,7 +25,8 @@ class TrainConfig:
         per_atom: Whether the error of the label is divided by the number of atoms.
         epochs: Passes over the training set, at most; 100 if there is no other budget.
         max_steps: Steps, at most.
-        max_time: Time to train, at most: seconds, or ``"90s"``, ``"10m"``, ``"2h"``, ``"1d"``.
+        max_time: Time to train, at most: seconds, or ``"90s"``, ``"10m"``, ``"2h"``, ``"1d"``. A
+            schedule that follows it makes no two runs the same.
         batch_size: Molecules per step, over all processes.
         lr: Learning rate of Adam, at its highest.
         schedule: ``"exponential"`` multiplies the learning rate by ``lr_decay`` every
@@ -48,7 +49,7 @@ class TrainConfig:
         eval_batch_size: Molecules per step of validation.
         save_seconds: Time between checkpoints. The end of a run and signals make one too.
         keep_last: Checkpoints to keep, the last ones; the best model is kept in any case.
-        explosion: A loss of so many times the mean of the first losses ends the run; 0 for no
+        explosion: A loss of so many times the median of the first hundred ends the run; 0 for no
             limit.
     """
 
@@ -56,7 +57,7 @@ class TrainConfig:
     energy_weight: float = 1.0
     force_weight: float = 0.0
     stress_weight: float = 0.0
-    loss: str = "mse"
+    loss: Literal["mse", "l1", "huber"] = "mse"
     huber_delta: float = 1.0
     per_atom: bool = False
     epochs: int | None = None
@@ -64,7 +65,7 @@ class TrainConfig:
     max_time: str | float | None = None
     batch_size: int = 32
     lr: float = 1e-3
-    schedule: str = "exponential"
+    schedule: Literal["exponential", "cosine"] = "exponential"
     lr_decay: float = 0.96
     lr_decay_steps: int = 100_000
     lr_min: float = 0.0
@@ -74,10 +75,10 @@ class TrainConfig:
     ema_decay: float = 0.99
     eval_epochs: int = 1
     patience: int = 100
-    offsets: str = "fit"
+    offsets: Literal["fit", "keep"] = "fit"
     seed: int = 0
     eval_batch_size: int = 128
-    save_seconds: float = 300.0
+    save_seconds: float = 60.0
     keep_last: int = 1
     explosion: float = 1e4
 
@@ -129,8 +130,9 @@ class TrainConfig:
         r"""Our best recipe for a budget of minutes to hours: give one, the schedule fits it.
 
         Beside :meth:`paper` it takes smaller batches, a higher learning rate that falls to zero
-        along a cosine, and a longer moving average: see ``benchmarks/results/recipes.md``, where
-        one thing at a time is changed for the same cost.
+        along a cosine, a longer moving average and, with forces, magnitudes of errors in place of
+        squares. In ``benchmarks/results/recipes.md`` these are changed one at a time, for the same
+        cost; twice these rates can diverge in a longer run.
 
         Args:
             forces: Train on energies and forces with :math:`\rho = 0.01`, in place of energies.
@@ -141,9 +143,10 @@ class TrainConfig:
         """
         settings: dict[str, Any] = {
             "batch_size": 16,
-            "lr": 8e-3,
+            "lr": 4e-3 if forces else 2e-3,
             "schedule": "cosine",
             "ema_decay": 0.999,
+            "loss": "l1" if forces else "mse",
         }
         return cls.paper(forces=forces, **(settings | overrides))
 

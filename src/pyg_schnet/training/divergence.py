@@ -1,6 +1,7 @@
 r"""What to say when a loss is not a number, or explodes: which batch, which molecule."""
 
 import math
+import statistics
 from typing import TYPE_CHECKING
 
 from torch_geometric.data import Batch
@@ -11,8 +12,12 @@ if TYPE_CHECKING:
     from .run import Run
 
 
+# Steps with whose losses later ones are compared.
+FIRST = 100
+
+
 def check_loss(run: "Run", batch: Batch, loss: float) -> None:
-    """Refuses a loss that is not finite, or many times that of the first steps.
+    """Refuses a loss that is not finite, or many times the median of those of the first steps.
 
     Raises:
         FloatingPointError: If it is.
@@ -20,10 +25,13 @@ def check_loss(run: "Run", batch: Batch, loss: float) -> None:
     progress, limit = run.progress, run.config.explosion
     if not math.isfinite(loss):
         raise FloatingPointError(f"the loss is {loss} {_where(run, batch)}")
-    if limit > 0 and progress.step > 0 and loss > limit * progress.first_loss > 0:
+    if limit == 0 or progress.step < FIRST:
+        return
+    first = statistics.median(progress.first_losses)
+    if loss > limit * first > 0:
         raise FloatingPointError(
-            f"the loss is {loss:g}, {loss / progress.first_loss:g} times that of the first steps "
-            f"(see 'explosion'), {_where(run, batch)}"
+            f"the loss is {loss:g}, {loss / first:g} times that of the first {FIRST} steps (see "
+            f"'explosion'), {_where(run, batch)}"
         )
 
 
@@ -49,14 +57,13 @@ def _where(run: "Run", batch: Batch) -> str:
 
 
 def _culprit(run: "Run", batch: Batch) -> str:
-    """The molecule of the batch with the largest loss."""
+    """The molecule of the batch with the largest loss, of all processes."""
     losses = []
     for data in batch.to_data_list():
         loss = mean_loss(*run.objective(Batch.from_data_list([data]))).item()
         losses.append(loss if math.isfinite(loss) else math.inf)
     worst = max(range(len(losses)), key=losses.__getitem__)
-    number = int(run.order.batches(run.progress.epoch)[run.progress.batch][worst])
-    return (
-        f"the largest loss is {losses[worst]:g}, of molecule {number} of the training set "
-        f"({batch[worst].num_nodes} atoms)"
-    )
+    share = run.order.share(run.order.batches(run.progress.epoch)[run.progress.batch])
+    found = (losses[worst], int(share[worst]), batch[worst].num_nodes)
+    loss, number, atoms = max(run.world.gather(found))
+    return f"the largest loss is {loss:g}, of molecule {number} of the training set ({atoms} atoms)"

@@ -3,13 +3,16 @@ r"""Errors of a model on a data set."""
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
+from torch.utils.data import BatchSampler
 from torch_geometric.data import Batch, Data
 
 from ..loader import MoleculeLoader
 from ..nn import SchNet
+from .distributed import World
 from .labels import Molecules, check_units, label_reader
 from .loss import force_labels, stress_labels
 
@@ -81,6 +84,7 @@ def evaluate(
     *,
     forces: bool = False,
     stress: bool = False,
+    world: World | None = None,
 ) -> Evaluation:
     """Evaluates a model on every molecule of a data set.
 
@@ -94,6 +98,8 @@ def evaluate(
         batch_size: Molecules per step.
         forces: Whether to compare the forces with ``force`` ``[N, 3]`` too.
         stress: Whether to compare the stress of crystals with ``stress`` ``[B, 3, 3]`` too.
+        world: Processes that share out the batches, and all get the same result, that of a single
+            process.
 
     Raises:
         ValueError: If the data set is empty, without labels, or in other units than the model.
@@ -103,20 +109,28 @@ def evaluate(
     labels: dict[str, Callable[[Data], Tensor]] = {model.target: read}
     labels |= {"forces": force_labels} if forces else {}
     labels |= {"stress": stress_labels} if stress else {}
-    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in labels}
+    world = World() if world is None else world
+    batches = list(BatchSampler(range(len(dataset)), batch_size, drop_last=False))
+    results: list[dict[str, tuple[Tensor, Tensor]]] = []
     training, refuse = model.training, model.refuse_unknown_species
     model.eval()
     model.refuse_unknown_species = False
     try:
-        for batch in MoleculeLoader(dataset, batch_size):
+        for batch in MoleculeLoader(dataset, batch_sampler=batches[world.rank :: world.size]):
             _warn_of_unknown_species(model, batch)
             result = model.predict(batch, forces, stress=stress)
-            for name, label_of in labels.items():
-                pairs[name].append((_flat(result[name]), _flat(label_of(batch))))
+            results.append(
+                {name: (_flat(result[name]), _flat(of(batch))) for name, of in labels.items()}
+            )
     finally:
         model.train(training)
         model.refuse_unknown_species = refuse
-    whole = {name: [torch.cat(side) for side in zip(*values)] for name, values in pairs.items()}
+    in_turn = zip_longest(*world.gather(results))
+    results = [result for round in in_turn for result in round if result is not None]
+    whole = {
+        name: [torch.cat(side) for side in zip(*(result[name] for result in results))]
+        for name in labels
+    }
     parts = {}
     for name, per in (("forces", "/Ang"), ("stress", "/Ang^3")):
         if name in labels:

@@ -1,8 +1,5 @@
 r"""The training loop, to be read from top to bottom."""
 
-import csv
-import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +10,8 @@ from ..loader import MoleculeLoader
 from ..nn import SchNet
 from ..nn.readout import AtomwiseReadout
 from ..ops import keep_freed_memory
-from ..storage import write_atomically
 from .config import TrainConfig
+from .distributed import LostProcessError, World
 from .interrupt import stop_on_signal
 from .labels import (
     Labelled,
@@ -27,6 +24,7 @@ from .labels import (
 )
 from .loss import force_labels, force_scale, stress_labels
 from .order import BatchOrder
+from .reporting import Reporter
 from .run import Run
 
 
@@ -38,6 +36,7 @@ def fit(
     directory: str | Path | None = None,
     *,
     resume: bool = False,
+    log: Callable[[dict[str, float]], object] | None = None,
 ) -> list[dict[str, float]]:
     r"""Trains a model, and leaves it with the averaged weights of the best epoch so far.
 
@@ -48,10 +47,15 @@ def fit(
     3. A moving average of the weights is validated; the best one is kept.
 
     It ends with the first budget of the settings that is used up, or when nothing gets better any
-    more. With a directory the run writes ``config.json``, ``history.csv``, ``best.safetensors``
-    (for :meth:`SchNet.load`) and, from time to time, at its end and when interrupted by SIGINT or
-    SIGTERM, ``last.safetensors``, from which it resumes to the same numbers as an uninterrupted
-    run, also when it was killed.
+    more. Validations and, on a terminal, the state of the run are shown on standard error. With a
+    directory the run writes ``config.json``, ``history.csv``, ``learning_curve.png``, scalars for
+    TensorBoard where that is installed, ``best.safetensors`` (for :meth:`SchNet.load`) and, from
+    time to time, at its end and when interrupted by SIGINT or SIGTERM, ``last.safetensors``, from
+    which it resumes to the same numbers as an uninterrupted run, also when it was killed.
+
+    Called in each process of ``torchrun``, with the same arguments, it trains on all of them, to
+    the same numbers as one process but for rounding: processes share out each batch and the
+    validation set. Rank 0 writes the files and reports. Any number of processes can resume.
 
     Args:
         model: Model to train, on its device.
@@ -61,6 +65,8 @@ def fit(
             the data set.
         directory: Where the run is kept; nowhere if ``None``.
         resume: Go on with the run in ``directory``.
+        log: Called with each row after its validation, by rank 0, to log elsewhere. What it raises
+            ends the run.
 
     Returns:
         One row per validation: ``epoch, step, lr, train_loss, val_mae, val_rmse``,
@@ -76,55 +82,77 @@ def fit(
         FloatingPointError: If the loss or its gradient is not finite, or the loss explodes. The
             weights are the best so far, and the last checkpoint is of before.
         KeyboardInterrupt: When interrupted, after the checkpoint is complete.
+        LostProcessError: If another process failed or was killed. Rank 0, if it is left, has saved
+            the run.
     """
     config = TrainConfig() if config is None else config
     if not isinstance(config, TrainConfig):
         raise TypeError(f"'config' must be a TrainConfig (got {type(config).__name__})")
     directory = None if directory is None else Path(directory)
-    data = Labelled.read(train, config.label, "training")
-    Labelled.read(val, config.label, "validation")
-    check_units(model, train, config.label)
-    read = label_reader(train, config.label)
+    with World.current() as world:
+        data = Labelled.read(train, config.label, "training")
+        Labelled.read(val, config.label, "validation")
+        check_units(model, train, config.label)
+        read = label_reader(train, config.label)
 
-    keep_freed_memory()
-    model.train()
-    if model.units is None:
-        model.units = label_units(train, config.label)
-    scale = None
-    if config.with_forces:
-        _check_derivative(model, "force", "/Ang", force_labels, train, val)
-        scale = force_scale(train)
-    if config.with_stress:
-        _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
-    _prepare(model, data, scale, config)
-    order = BatchOrder(len(train), config.batch_size, config.seed)
-    loader = MoleculeLoader(train, batch_sampler=order)
-    run = Run(model, read, order, config, directory, data.fingerprint)
-    run.begin(resume)
-    progress = run.progress
-    try:
-        with stop_on_signal() as stop:
-            while not run.finished:
-                loader.set_epoch(progress.epoch, progress.batch)
-                for batch in loader:
-                    run.step(batch)
-                    if stop.is_set() or run.save_is_due:
-                        run.save()
-                    if stop.is_set():
-                        raise KeyboardInterrupt(_stopped(directory))
-                    if run.spent:
-                        break
-                else:
-                    run.end_epoch()
-                    if progress.epoch % config.eval_epochs == 0:
-                        _report(run, run.validate(val))
-            if not progress.validated:
-                _report(run, run.validate(val))
-            run.save()
-    finally:
-        if run.best is not None:
-            model.load_state_dict(run.best)
-    return progress.history
+        keep_freed_memory()
+        model.train()
+        if model.units is None:
+            model.units = label_units(train, config.label)
+        scale = None
+        if config.with_forces:
+            _check_derivative(model, "force", "/Ang", force_labels, train, val)
+            scale = force_scale(train)
+        if config.with_stress:
+            _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
+        _prepare(model, data, scale, config)
+        world.check_same(
+            **{"dtype": model.embedding.weight.dtype, "training data": data.fingerprint},
+            **{"validation set": len(val), "resume": resume},
+            **{f"model.{name}": value for name, value in model.config.items()},
+            **config.to_dict(),
+        )
+        # All have fitted the same offsets to the same data, as nobody had anything else to do.
+        world.share_state(model)
+        order = BatchOrder(len(train), config.batch_size, config.seed, world.rank, world.size)
+        loader = MoleculeLoader(train, batch_sampler=order)
+        run = Run(model, read, order, config, directory, data.fingerprint, world)
+        run.begin(resume)
+        progress = run.progress
+        reporter = Reporter(
+            *(directory, config, progress, len(order), model.units, log), main=world.is_main
+        )
+
+        def validate() -> None:
+            row = run.validate(val)
+            best = row["epoch"] == progress.best_epoch
+            world.from_main(lambda: reporter.row(row, best))
+
+        try:
+            with stop_on_signal() as stop, reporter:
+                while not run.finished:
+                    loader.set_epoch(progress.epoch, progress.batch)
+                    for batch in loader:
+                        reporter.step(*run.step(batch, stop))
+                        if run.stopped or run.save_is_due:
+                            run.save()
+                        if run.stopped:
+                            raise KeyboardInterrupt(_stopped(directory))
+                        if run.spent:
+                            break
+                    else:
+                        run.end_epoch()
+                        if progress.epoch % config.eval_epochs == 0:
+                            validate()
+                if not progress.validated:
+                    validate()
+                run.save()
+        except LostProcessError as error:
+            raise LostProcessError(f"{error}; {run.rescue()}") from error.__cause__
+        finally:
+            if run.best is not None:
+                model.load_state_dict(run.best)
+        return progress.history
 
 
 def _check_derivative(
@@ -152,14 +180,3 @@ def _stopped(directory: Path | None) -> str:
     if directory is None:
         return "training was stopped by a signal; the model has its best weights so far"
     return f"training was stopped by a signal; go on with fit(..., '{directory}', resume=True)"
-
-
-def _report(run: Run, row: dict[str, float]) -> None:
-    if run.directory is not None:
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=list(row))
-        writer.writeheader()
-        writer.writerows(run.progress.history)
-        write_atomically(run.directory / "history.csv", text.getvalue().encode())
-    shown = "  ".join(f"{name} {value:.5g}" for name, value in row.items())
-    print(shown, file=sys.stderr)

@@ -5,10 +5,11 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_geometric.data import Batch
@@ -17,16 +18,14 @@ from ..nn import SchNet
 from ..storage import write_atomically
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
 from .config import TrainConfig
-from .divergence import check_gradient, check_loss
+from .distributed import World
+from .divergence import FIRST, check_gradient, check_loss
 from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss, penalty
 from .order import BatchOrder
 
 _Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
-
-# Losses whose mean later ones are compared with.
-_FIRST = 100
 
 
 class Run:
@@ -39,12 +38,14 @@ class Run:
         config: Settings.
         directory: Where the run is kept, if anywhere.
         fingerprint: Checksum of the training set.
+        world: The processes that train.
 
     Attributes:
         progress: Where the run stands.
         averaged: The model with the moving average of the weights.
         best: Weights of the best model so far.
         saved_step: Step of the last checkpoint, if there is one.
+        stopped: Whether a process has got a signal to stop.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Run:
         config: TrainConfig,
         directory: Path | None,
         fingerprint: int,
+        world: World,
     ):
         self.model, self.order, self.config = model, order, config
-        self.directory, self.fingerprint = directory, fingerprint
+        self.directory, self.fingerprint, self.world = directory, fingerprint, world
         self.objective = Objective(model, read, config)
+        self._parallel: nn.Module | None = None
         self.average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema_decay))
         self.averaged: SchNet = self.average.module  # type: ignore[assignment] # untyped in torch
         self.parameters = list(model.parameters())
@@ -68,8 +71,9 @@ class Run:
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self.saved_step: int | None = None
+        self.stopped = False
         self._best_saved = True
-        self._begun = self._saved = time.monotonic()
+        self._begun, self._saved = time.monotonic(), 0.0
 
     def begin(self, resume: bool) -> None:
         """Starts from the beginning, or from the last checkpoint.
@@ -79,30 +83,42 @@ class Run:
             FileNotFoundError: If there is no run to resume.
             ValueError: If the run to resume was another one, or there is no directory.
         """
-        if self.directory is None:
-            if resume:
+        if resume:
+            if self.directory is None:
                 raise ValueError("'resume' needs the 'directory' of the run")
-        elif resume:
-            for unfinished in self.directory.glob("*.part"):  # what a killed process was writing
-                unfinished.unlink(missing_ok=True)
+            self.world.from_main(self._sweep)
             # Random numbers go on where they were: nothing may draw any after this.
             self.progress, self.best = load_checkpoint(
                 *(self.directory, self.model, self.average, self.optimizer),
-                *(self.config, self.fingerprint),
+                *(self.config, self.fingerprint, self.world),
             )
             self._best_saved = False  # the file may be of later, of what is to come again
             self.saved_step = self.progress.step
         else:
-            if (self.directory / LAST).exists():
-                raise FileExistsError(
-                    f"'{self.directory}' holds a run already: resume it, remove it, or name "
-                    "another directory"
-                )
-            settings = {"model": self.model.config, "train": self.config.to_dict()}
-            text = json.dumps(settings, indent=2)
-            write_atomically(self.directory / "config.json", text.encode())
+            self.world.seed_apart(self.world.from_main(torch.get_rng_state))
+            self.world.from_main(self._settle)
             self.save()
         self._begun = time.monotonic() - self.progress.seconds
+        self._saved = self.progress.seconds
+
+    def _sweep(self) -> None:
+        """Removes what a killed process was writing."""
+        assert self.directory is not None
+        for unfinished in self.directory.glob("*.part"):
+            unfinished.unlink(missing_ok=True)
+
+    def _settle(self) -> None:
+        """Takes the directory for a new run."""
+        if self.directory is None:
+            return
+        if (self.directory / LAST).exists():
+            raise FileExistsError(
+                f"'{self.directory}' holds a run already: resume it, remove it, or name "
+                "another directory"
+            )
+        settings = {"model": self.model.config, "train": self.config.to_dict()}
+        text = json.dumps(settings, indent=2)
+        write_atomically(self.directory / "config.json", text.encode())
 
     @property
     def spent(self) -> bool:
@@ -129,11 +145,15 @@ class Run:
         fraction = self.config.fraction(progress.step, progress.seconds, len(self.order))
         return self.config.learning_rate(progress.step, fraction)
 
-    def step(self, batch: Batch) -> tuple[float, int]:
+    def step(self, batch: Batch, stop: Event) -> tuple[float, int]:
         """Trains on a batch.
 
+        Args:
+            batch: What this process has of the batch.
+            stop: Whether this process is to stop, which then all do.
+
         Returns:
-            The loss, and the number of molecules with labels.
+            The loss, and the number of molecules with labels, of all processes.
 
         Raises:
             FloatingPointError: If loss or gradient are not finite, or the loss explodes; the model
@@ -142,12 +162,14 @@ class Run:
         progress, config, lr = self.progress, self.config, self.lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        sums, counts = self.objective(batch)
-        value = mean_loss(sums, counts)
-        loss, count = value.item(), int(counts.max())
+        if self._parallel is None:
+            self._parallel = self.world.parallel(self.objective, batch)
+        sums, counts = self._parallel(batch)
+        value, loss, count = self._shared(sums, counts, stop)
         check_loss(self, batch, loss)
         self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        with self.world.communicating():
+            value.backward()
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         check_gradient(self, batch, norm.item())
         if config.clip_norm > 0:
@@ -155,14 +177,34 @@ class Run:
         self.optimizer.step()
         self.average.update_parameters(self.model)
 
-        if progress.step < _FIRST:
-            progress.first_loss += (loss - progress.first_loss) / (progress.step + 1)
+        if progress.step < FIRST:
+            progress.first_losses.append(loss)
         progress.step += 1
         progress.batch += 1
         progress.loss_sum += loss * count
         progress.molecules += count
-        progress.seconds = time.monotonic() - self._begun
         return loss, count
+
+    def _shared(self, sums: Tensor, counts: Tensor, stop: Event) -> tuple[Tensor, float, int]:
+        """What to differentiate, and the loss and number of molecules of all processes.
+
+        One message carries all that the processes have to agree upon in a step: these, whether one
+        of them is to stop, and the time by the clock of rank 0.
+        """
+        seconds = time.monotonic() - self._begun
+        if self.world.size == 1:
+            self.stopped, self.progress.seconds = stop.is_set(), seconds
+            value = mean_loss(sums, counts)
+            return value, value.item(), int(counts.max())
+        if self.order.stands_in(self.progress.batch):
+            sums, counts = 0 * sums, 0 * counts
+        sums, counts = sums.double(), counts.double()
+        told = sums.new_tensor([stop.is_set(), seconds if self.world.is_main else 0.0])
+        total = self.world.total(torch.cat([sums.detach(), counts, told]))
+        self.stopped, self.progress.seconds = bool(total[6]), total[7].item()
+        # The gradients will be averaged over processes, not summed.
+        value = self.world.size * mean_loss(sums, total[3:6].to(sums))
+        return value, mean_loss(total[:3], total[3:6]).item(), int(total[3:6].max())
 
     def end_epoch(self) -> None:
         """Goes on to the next epoch."""
@@ -180,26 +222,51 @@ class Run:
             *(self.averaged, val, config.label, config.eval_batch_size),
             forces=config.with_forces,
             stress=config.with_stress,
+            world=self.world,
         )
-        progress.seconds = time.monotonic() - self._begun
-        epoch = (
-            progress.epoch + progress.batch / len(self.order)
-            if progress.batch
-            else (progress.epoch)
+        # As rank 0 finds it, so that all decide the same, whatever their processors round to.
+        progress.seconds, errors, score = self.world.from_main(
+            lambda: (time.monotonic() - self._begun, *_errors(result, config))
         )
-        if progress.enter(epoch, self.lr, *_errors(result, config)):
+        epoch: float = progress.epoch
+        if progress.batch:
+            epoch += progress.batch / len(self.order)
+        if progress.enter(epoch, self.lr, errors, score):
             self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
         return progress.history[-1]
 
     @property
     def save_is_due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        return time.monotonic() - self._saved >= self.config.save_seconds
+        return self.progress.seconds - self._saved >= self.config.save_seconds
 
     def save(self) -> None:
         """Writes a checkpoint, and the best model if it is new."""
         if self.directory is None:
             return
+        random = self.world.gather(torch.get_rng_state())
+        self.world.from_main(lambda: self._write(random))
+        self._saved, self.saved_step = self.progress.seconds, self.progress.step
+
+    def rescue(self) -> str:
+        """After the loss of another process: saves what can be saved, and says where it is."""
+        progress = self.progress
+        if progress.batch == 0 and progress.epoch > 0 and not progress.validated:
+            # The epoch has yet to be validated, which a resumed run does at its end.
+            progress.epoch, progress.batch = progress.epoch - 1, len(self.order)
+        if self.directory is None:
+            return "the model has its best weights so far"
+        if self.world.is_main:
+            self._write([torch.get_rng_state()])
+            self.saved_step = progress.step
+        step = f"{self.saved_step}{'' if self.world.is_main else ' or later'}"
+        return (
+            f"the last checkpoint, of step {step}, is in '{self.directory}': go on with "
+            "fit(..., resume=True), in as many processes as you like"
+        )
+
+    def _write(self, random: list[Tensor]) -> None:
+        assert self.directory is not None
         if self.best is not None and not self._best_saved:
             # The model gives the file its settings, the state its weights.
             best = copy.deepcopy(self.averaged)
@@ -208,9 +275,8 @@ class Run:
             self._best_saved = True
         save_checkpoint(
             *(self.directory, self.model, self.average, self.best, self.optimizer),
-            *(self.progress, self.config, self.fingerprint),
+            *(self.progress, self.config, self.fingerprint, random),
         )
-        self._saved, self.saved_step = time.monotonic(), self.progress.step
 
 
 def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:

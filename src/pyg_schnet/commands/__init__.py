@@ -1,0 +1,1 @@
+"""What the commands ``train``, ``evaluate`` and ``predict`` are made of."""

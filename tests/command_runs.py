@@ -1,0 +1,33 @@
+"""What tests of commands share: a tiny network, and data that are trained on in a blink."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+TINY = (
+    *("--model", "default", "--hidden-channels", "8", "--num-filters", "8"),
+    *("--num-interactions", "1", "--num-gaussians", "8", "--cutoff", "4", "--device", "cpu"),
+)
+ETHANOL = (
+    *("--data", "md17-sample:ethanol", "--num-train", "24", "--num-val", "8", "--num-test", "10"),
+    *("--batch-size", "8", "--lr", "5e-3"),
+)
+
+
+@dataclass
+class Outcome:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+def history(directory: Path) -> list[dict]:
+    with open(directory / "history.csv") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def read(directory: Path, name: str = "run.json") -> dict:
+    return json.loads((directory / name).read_text())

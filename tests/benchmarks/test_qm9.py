@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from pyg_schnet.data.units import BOHR, HARTREE, KCAL_PER_MOL
 from pyg_schnet.datasets import QM9Sample
@@ -85,8 +86,9 @@ def test_quick(qm9, small, tmp_path) -> None:
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_rows_of_a_file(qm9, small, tmp_path, capsys) -> None:
+def test_rows_of_a_file(qm9, small, tmp_path, monkeypatch, capsys) -> None:
     """Rows are kept and not run again; ensembles wait for their members."""
+    monkeypatch.setattr(qm9, "draw", lambda results: Figure())
     sample = QM9Sample(targets=["U0"], units="Hartree")[:200]
     np.savez(
         tmp_path / "some.npz",

@@ -199,7 +199,7 @@ def run_row(
     result = run_once(
         *(folder, model, parts, config),
         again=args.again,
-        also=lambda: {
+        measure=lambda: {
             "step_ms": step_ms(model, parts, config),
             **study.trained(model, parts, label, folder),
         },

@@ -46,7 +46,8 @@ def fit(
        (NaN) are left out.
     3. A moving average of the weights is validated; the best one is kept.
 
-    It ends with the first budget of the settings that is used up, or with their patience. Validations and, on a terminal, the state of the run are shown on standard error. With a
+    It ends with the first budget of the settings that is used up, or with their patience.
+    Validations and, on a terminal, the state of the run are shown on standard error. With a
     directory the run writes ``config.json``, ``history.csv``, ``learning_curve.png``, scalars for
     TensorBoard where that is installed, ``best.safetensors`` (for :meth:`SchNet.load`) and, from
     time to time, at its end and when interrupted by SIGINT or SIGTERM, ``last.safetensors``, from

@@ -13,7 +13,12 @@ from pyg_schnet.nn import checks, edges
 from pyg_schnet.nn.system import System, check_system
 
 # All pairs of a molecule are edges, as in the papers; nothing of SchNet's own network is made.
-_SETTINGS: dict[str, Any] = {"num_interactions": 0, "cutoff": 30.0, "envelope": "none"}
+_SETTINGS: dict[str, Any] = {
+    "num_interactions": 0,
+    "cutoff": 30.0,
+    "envelope": "none",
+    "dipole": False,
+}
 
 
 class Baseline(SchNet):
@@ -24,13 +29,22 @@ class Baseline(SchNet):
     Args:
         own: Settings of the network; part of ``config``, which rebuilds it.
         **settings: Arguments of :class:`~pyg_schnet.SchNet` that have a meaning here:
-            ``hidden_channels``, ``readout``, ``target``, ``units``.
+            ``hidden_channels``, ``readout``, ``target``, ``units``, ``mean``, ``std``, ``atomref``.
+
+    Raises:
+        ValueError: If others are given that would have no effect.
     """
 
     #: Settings that the representation shows.
     shown: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, own: dict[str, Any], **settings: Any):
+        for name, value in _SETTINGS.items():
+            if settings.get(name, value) != value:
+                raise ValueError(
+                    f"{type(self).__name__} has '{name}' of {value!r} (got {settings[name]!r}): "
+                    "leave it out"
+                )
         super().__init__(**(settings | _SETTINGS))
         self.config |= own
 

@@ -64,7 +64,10 @@ class EnnS2S(Baseline):
         )
         self.conv = NNConv(hidden_channels, hidden_channels, network, aggr="mean")
         self.gru = nn.GRU(hidden_channels, hidden_channels)
+        assert isinstance(self.readout, AtomwiseReadout)
+        offsets = self.readout.offsets
         self.readout = SetReadout(hidden_channels, self.config["readout"], num_readouts)
+        self.readout.offsets = offsets
 
     def reset_parameters(self) -> None:
         """Draws new weights; offsets and known species stay."""

@@ -202,6 +202,15 @@ def test_intensive_property_is_no_sum(name: str) -> None:
     assert model.predict(twice)["gap"].item() == pytest.approx(7.0)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_count_or_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"'cutoff' of 30.0 \(got 5.0\): leave it out"):
+        build(name, cutoff=5.0)
+    model = type(build(name))(mean=3.0, std=0.5, atomref=torch.arange(10.0))
+    offsets = model.readout.offsets
+    assert (offsets.mean, offsets.std, offsets.atomref[6]) == (3.0, 0.5, 6.0)
+
+
 def test_initial_weights_of_dtnn() -> None:
     """A new network says the atom references; embeddings have the variance of the paper."""
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from training_runs import CONFIG, changed, new_model, same_state, without_time
 
 from pyg_schnet import SchNet
@@ -103,6 +104,31 @@ def test_early_stopping(parts, capsys):
     # Patience is endless unless it is given.
     fit(new_model(), *parts[:2], changed(config, patience=None, epochs=best + 5))
     assert "stopped" not in capsys.readouterr().err
+
+
+def test_every_step_has_the_rate_of_the_schedule(parts):
+    """As the optimiser gets it: of ten steps, after a warm-up of two."""
+    rates = []
+
+    def spy(optimizer, args, kwargs):
+        rates.append({group["lr"] for group in optimizer.param_groups})
+
+    handle = register_optimizer_step_pre_hook(spy)
+    settings = dict(lr=1e-2, epochs=None, max_steps=10)
+    try:
+        fit(
+            *(new_model(), *parts[:2]),
+            changed(CONFIG, **settings, schedule="cosine", lr_min=1e-3, warmup_steps=2),
+        )
+        fit(new_model(), *parts[:2], changed(CONFIG, **settings, lr_decay=0.5, lr_decay_steps=2))
+    finally:
+        handle.remove()
+    assert all(len(groups) == 1 for groups in rates)
+    found = [groups.pop() for groups in rates]
+    warm_up = [1 / 3, 2 / 3] + [1] * 8
+    cosine = [1e-3 + 9e-3 * (1 + math.cos(math.pi * k / 10)) / 2 for k in range(10)]
+    assert found[:10] == pytest.approx([a * b for a, b in zip(warm_up, cosine, strict=True)])
+    assert found[10:] == pytest.approx([1e-2 * 0.5 ** (k / 2) for k in range(10)])
 
 
 def test_budget_of_steps(parts):

@@ -33,6 +33,18 @@ def test_resumed_run_equals_the_uninterrupted_one(parts, tmp_path):
         assert all(torch.equal(one[key], two[key]) for key in one if key != "rng")
 
 
+def test_the_clock_goes_on(parts, tmp_path):
+    """Time that was spent before counts, in the history and against the budget."""
+    fit(
+        *(new_model(), *parts[:2], changed(CONFIG, epochs=2), tmp_path),
+        log=lambda row: time.sleep(1.0),
+    )
+    history = fit(new_model(), *parts[:2], CONFIG, tmp_path, resume=True)
+    seconds = [row["seconds"] for row in history]
+    assert seconds == sorted(seconds)
+    assert 1.0 < seconds[1] < seconds[2]
+
+
 def test_finished_run_resumes_to_itself(parts, tmp_path):
     model, again = new_model(), new_model(seed=9)
     history = fit(model, *parts[:2], CONFIG, tmp_path)

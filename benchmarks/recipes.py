@@ -256,8 +256,8 @@ def as_markdown(results: dict) -> str:
         "The network of the paper, trained by changes of one recipe, the base, for the same cost:",
         "as many steps as fit into the processor time of the budget, by the time of a step that",
         "was measured once for each size of batches (loading and averaging of weights included,",
-        "validation not). Test MAE, and how it compares with that of the base with the same seed;",
-        "the spread over seeds tells which differences mean something.",
+        "validation not). Test MAE, and how it compares with that of the base with the same seed.",
+        "Differences of a few per cent mean nothing without several seeds.",
         "",
         f"Base: {base}; else as in the paper.",
     ]
@@ -269,9 +269,9 @@ def as_markdown(results: dict) -> str:
         heads += ["forces, kcal/mol/A", "forces / base"] if forces else ["energy / base"]
         lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
         lines += [_line(row, rows, forces) for row in rows]
-        for name in VARIANTS | (OF_FORCES if forces else {}):
-            if name not in {row["name"] for row in rows}:
-                lines.append(f"| {name} | | | | | not run |" + " |" * (1 + forces))
+        done = {row["name"] for row in rows}
+        missing = [n for n in VARIANTS | (OF_FORCES if forces else {}) if n not in done]
+        lines += ["", f"Not run: {'; '.join(missing) or 'nothing'}."]
         named = {f"{row['name']} ({row['seed']})": row for row in rows}
         lines += ["", "Made by, with the seed in brackets:", "", *made_by(named)]
     return "\n".join(lines) + "\n"

@@ -64,7 +64,8 @@ def test_quick(recipes, small, tmp_path, monkeypatch) -> None:
     text = path.with_suffix(".md").read_text()
     ratio = rows[1]["test"]["force_mae"] / rows[0]["test"]["force_mae"]
     assert f"| {ratio:.2f} |" in next(line for line in text.splitlines() if "batch 32" in line)
-    assert "| l1 | | | | | not run | | |" in text
+    assert text.count("Not run: as in the paper; lr 2e-3; ") == 2
+    assert text.count("; rho 1; ") == 1
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 

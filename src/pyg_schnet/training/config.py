@@ -133,7 +133,7 @@ class TrainConfig:
         Beside :meth:`paper` it takes smaller batches, a higher learning rate that falls to zero
         along a cosine, a longer moving average and, with forces, magnitudes of errors in place of
         squares. In ``benchmarks/results/recipes.md`` these are changed one at a time, for the same
-        cost. Twice this rate learns faster still where it does not diverge, as it did on QM9.
+        cost. Twice this rate can learn faster still, but diverged on QM9 and in longer runs.
 
         Args:
             forces: Train on energies and forces with :math:`\rho = 0.01`, in place of energies.

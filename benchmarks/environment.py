@@ -5,6 +5,7 @@ import platform
 import shutil
 import subprocess
 from datetime import date
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+@cache  # half a second, and the same for all rows of a command
 def _sgemm_rate() -> float:
     """Billions of operations per second in a float32 matrix product, at best."""
     from time import perf_counter

@@ -10,6 +10,7 @@ unless ``--again`` asks for it. Without ``--molecules`` only the tables are writ
 """
 
 import argparse
+import itertools
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -218,7 +219,7 @@ def as_markdown(results: dict) -> str:
         "`paper`: the protocol of the paper (Adam 1e-3, batches of 32). `fast`: our preset. The",
         "last column is the power of the steps by which the validation error of forces fell over",
         "the second half of the run, which tells what more time would give where the learning rate",
-        "is as good as constant.",
+        "is as good as constant. Times are by the clock, which does not stop for other programs.",
         "",
         "| | N | budget | steps | time | threads | energy, kcal/mol | forces, kcal/mol/A | slope |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -291,28 +292,28 @@ def _frames(rows: dict[str, dict]) -> list[str]:
 
 
 def draw(results: dict) -> Any:
-    """Validation errors over time, one column of panels for each molecule."""
+    """Validation errors over steps, one column of panels for each molecule."""
     from matplotlib.figure import Figure
 
-    rows = results["rows"]
-    molecules = list(dict.fromkeys(row["molecule"] for row in rows.values())) or ["no rows"]
+    rows = [row for row in results["rows"].values() if "failure" not in row]
+    molecules = list(dict.fromkeys(row["molecule"] for row in rows)) or ["no rows"]
     figure = Figure(figsize=(4.5 * len(molecules), 7), dpi=120, layout="constrained")
     panels = figure.subplots(2, len(molecules), squeeze=False)
     for column, molecule in enumerate(molecules):
-        published = PAPER.get(molecule)
-        for axes, error, k in zip(panels[:, column], ("force_mae", "energy_mae"), (1, 0)):
-            unit = "kcal/mol/Å" if k else "kcal/mol"
-            for number, row in enumerate(rows.values()):
-                if row["molecule"] != molecule or "failure" in row:
-                    continue
-                label = f"{row['preset']}, {row['budget']}, seed {row['seed']}"
-                minutes = [seconds / 60 for seconds in row["curve"]["seconds"]]
-                axes.plot(minutes, row["curve"][error], label=label, color=f"C{number}")
-                axes.plot(minutes[-1:], [row["test"][error]], "o", color=f"C{number}")
-            if published is not None:
-                axes.axhline(published[k], color="0.4", ls="--", label="published, test")
-            axes.set(xscale="log", yscale="log", xlabel="minutes")
-            axes.set_ylabel(f"{'forces' if k else 'energy'}, MAE, {unit}")
+        for k, (error, name) in enumerate(
+            (("energy_mae", "energy, MAE, kcal/mol"), ("force_mae", "forces, MAE, kcal/mol/Å"))
+        ):
+            axes = panels[1 - k, column]
+            for preset, color in zip(PRESETS, ("C0", "C3")):
+                of = [r for r in rows if (r["molecule"], r["preset"]) == (molecule, preset)]
+                for row, style in zip(of, itertools.cycle(("-", "--", "-.", ":"))):
+                    label = f"{preset}, {row['budget']}, seed {row['seed']}"
+                    steps = row["curve"]["step"]
+                    axes.plot(steps, row["curve"][error], style, label=label, color=color)
+                    axes.plot(steps[-1:], [row["test"][error]], "o", color=color)
+            if molecule in PAPER:
+                axes.axhline(PAPER[molecule][k], color="0.4", ls=":", label="published, test")
+            axes.set(xscale="log", yscale="log", xlabel="steps", ylabel=name)
             axes.grid(alpha=0.3, which="both")
         panels[0, column].set_title(f"{molecule}: validation (dots: test)")
         if rows:

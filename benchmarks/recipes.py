@@ -13,6 +13,7 @@ on, those that are done are not run again unless ``--again`` asks for it.
 
 import argparse
 import json
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -320,9 +321,13 @@ def draw(results: dict) -> Any:
         names = [row["name"] + (f" ({row['seed']})" if row["seed"] else "") for row in rows]
         colors = ["C3" if row["name"] == "base" else "C0" for row in rows]
         axes.barh(range(len(rows)), values, color=colors)
+        # Those that learned nothing would leave no room for the others.
+        limit = min(max(values), 2.5 * statistics.median(values)) * 1.15
+        for place, value in enumerate(values):
+            inside = min(value, 0.88 * limit)
+            axes.annotate(f" {value:.3f}", (inside, place), va="center", fontsize=7)
         axes.set_yticks(range(len(rows)), names, fontsize=8)
         axes.invert_yaxis()
         unit = "forces, MAE, kcal/mol/Å" if error == "force_mae" else "energy, MAE, kcal/mol"
-        axes.set(title=title, xlabel=unit, xscale="log")
-        axes.grid(axis="x", alpha=0.3, which="both")
+        axes.set(title=title, xlabel=unit, xlim=(0, limit))
     return figure

@@ -5,10 +5,12 @@ The folder keeps what :func:`pyg_schnet.training.fit` writes and, when the run h
 """
 
 import argparse
+import io
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,18 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Parts:
-    """Molecules to train on, to validate and to test with."""
+    """Molecules to train on, to validate and to test with; ``also`` has other sets to test with."""
 
     train: Any
     val: Any
     test: Any
+    also: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
         """How many there are of each."""
-        return {name: len(getattr(self, name)) for name in ("train", "val", "test")}
+        sizes = {name: len(getattr(self, name)) for name in ("train", "val", "test")}
+        return sizes | {name: len(molecules) for name, molecules in self.also.items()}
 
 
 def budget(text: str) -> dict[str, Any]:
@@ -69,11 +73,19 @@ def validations(num_train: int, batch_size: int, steps: int) -> dict[str, Any]:
 
 
 def run_once(
-    directory: Path, model: SchNet, parts: Parts, config: TrainConfig, *, again: bool = False
+    directory: Path,
+    model: SchNet,
+    parts: Parts,
+    config: TrainConfig,
+    *,
+    again: bool = False,
+    forces: bool | None = None,
+    measure: Callable[[], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Trains and tests a model, or tells what came of it when that was done.
 
-    A run that was stopped goes on from its last checkpoint.
+    A run that was stopped goes on from its last checkpoint. What the trained model predicts for the
+    test set, and the labels, are kept in ``test.npz``.
 
     Args:
         directory: Folder of the run.
@@ -81,10 +93,12 @@ def run_once(
         parts: Molecules.
         config: Settings, with the budget.
         again: Throw away what was done, and start anew.
+        forces: Whether forces are tested; by default where they are trained.
+        measure: Measures more of the trained model, for the result.
 
     Returns:
-        Errors, steps, time, the learning curve, and what made them; or why the run failed, in
-        ``failure``.
+        Errors in ``test`` and, of other test sets, in ``also``; steps, time, the learning curve,
+        and what made them; or why the run failed, in ``failure``.
 
     Raises:
         SystemExit: If the folder has a run with other settings.
@@ -109,11 +123,21 @@ def run_once(
     except FloatingPointError:
         result["failure"] = "diverged"
     else:
-        tested = evaluate(
-            *(model, parts.test, config.label, config.eval_batch_size), forces=config.with_forces
-        )
+        forces = config.with_forces if forces is None else forces
         result |= {name: history[-1][name] for name in ("step", "epoch", "seconds")}
-        result |= {"test": errors(tested), "curve": curve(history)}
+        result["curve"] = curve(history)
+        found = {
+            name: evaluate(model, part, config.label, config.eval_batch_size, forces=forces)
+            for name, part in {"test": parts.test, **parts.also}.items()
+        }
+        tested = found.pop("test")
+        arrays = io.BytesIO()
+        np.savez(arrays, predicted=tested.predicted, reference=tested.reference)
+        write_atomically(directory / "test.npz", arrays.getvalue())
+        result["test"] = errors(tested)
+        if found:
+            result["also"] = {name: errors(evaluation) for name, evaluation in found.items()}
+        result |= measure()
     write_atomically(done, json.dumps(result, indent=1).encode())
     return result
 

@@ -10,15 +10,25 @@ python benchmarks/run.py loader                # loading of mini-batches, a minu
 python benchmarks/run.py loader --root data/QM9
 python benchmarks/run.py md17 --root data/MD17 --molecules ethanol --budget 20m
 python benchmarks/run.py md17 --quick          # a few steps on the shipped sample
+python benchmarks/run.py qm9 --root data/QM9 --rows schnet-fast dtnn --num-train 50000 --budget 1h
+python benchmarks/run.py qm9 --quick           # all rows, a few steps on the shipped sample
+python benchmarks/run.py iso17 --root data/ISO17 --rows fast --tasks forces --budget 1h
+python benchmarks/run.py iso17 --quick         # a few steps on a sample of ISO17-GFN2
 python benchmarks/run.py recipes --md17 data/MD17 --qm9 qm9.npz --seconds 150
+python benchmarks/run.py filters --data qm9.npz --budget 10m
+python benchmarks/run.py convs --root data/QM9 --budget 10m
 python benchmarks/run.py epoch                 # what the training loop adds to the steps, a minute
 """
 
 import argparse
 
+import convs
 import epoch
+import filters
+import iso17
 import loader
 import md17
+import qm9
 import recipes
 import scaling
 import speed
@@ -28,8 +38,12 @@ SUITES = {
     "scaling": scaling,
     "loader": loader,
     "epoch": epoch,
+    "qm9": qm9,
     "md17": md17,
+    "iso17": iso17,
     "recipes": recipes,
+    "filters": filters,
+    "convs": convs,
 }
 
 

@@ -5,6 +5,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from pyg_schnet import SchNet
+
 TINY = (
     *("--model", "default", "--hidden-channels", "8", "--num-filters", "8"),
     *("--num-interactions", "1", "--num-gaussians", "8", "--cutoff", "4", "--device", "cpu"),
@@ -31,3 +35,10 @@ def history(directory: Path) -> list[dict]:
 
 def read(directory: Path, name: str = "run.json") -> dict:
     return json.loads((directory / name).read_text())
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    assert history(one) == history(two)
+    assert read(one, "test.json") == read(two, "test.json")
+    states = [SchNet.load(path / "best.safetensors").state_dict() for path in (one, two)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

@@ -1,9 +1,11 @@
+import io
 import math
 
 import pytest
 import torch
 
-from pyg_schnet.plot import learning_curve, parity
+from pyg_schnet import SchNet
+from pyg_schnet.plot import filters, learning_curve, parity
 from pyg_schnet.training import Evaluation
 
 ENERGIES = {"val_mae": [1.0, 0.5, 0.75], "val_rmse": [1.5, 0.8, 0.9]}
@@ -73,3 +75,38 @@ def test_parity_leaves_out_missing_labels(baseline):
     assert points == [[1.5 - shift, 1.0 - shift], [2.0 - shift, 3.0 - shift]]
     assert sum(bar.get_height() for bar in right.patches) == 2
     assert "MAE 0.75" in right.get_title()
+
+
+def test_filters():
+    torch.manual_seed(0)
+    model = SchNet(8, 5, 2, num_gaussians=10, cutoff=4.0)
+    figure = filters(model, reach=3.0, curves=3)
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    (image,) = panels[1].get_images()
+    pixels = torch.as_tensor(image.get_array().filled(math.nan))
+    assert pixels.shape == (3 * 62, 3 * 62)  # five tiles in a square of nine
+    filter = model.interactions[1].conv.filter
+    tile = pixels[62:, 62:][:61, :61]  # the fifth, in the middle
+    for row, column in ((30, 30), (10, 40), (0, 0)):
+        x, y = (3.0 * (place - 30) / 30 for place in (row, column))
+        d = torch.tensor([math.hypot(x, y)])
+        inside = math.hypot(x, y) < 4.0
+        value = filter(d)[0, 4].item() if inside else math.nan
+        assert tile[row, column].item() == pytest.approx(value, abs=1e-6, nan_ok=True)
+    assert pixels[-1].isnan().all()
+    drawn = lines(panels[2])
+    d = torch.linspace(0, 3, 401)
+    for f in (0, 2, 4):
+        expected = model.interactions[0].conv.filter(d)[:, f].tolist()
+        assert drawn[str(f)] == pytest.approx(expected, abs=1e-6)
+    figure.savefig(io.BytesIO())
+
+
+def test_filters_that_cannot_be_drawn():
+    model = SchNet(8, 5, 1)
+    for wrong in ({"reach": 0.0}, {"curves": 0}):
+        with pytest.raises(ValueError, match="expected a network whose blocks all have filters"):
+            filters(model, **wrong)
+    model.interactions[0].conv = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"got SchNet\(.*filter=Identity"):
+        filters(model)

@@ -2,16 +2,23 @@
 
 from .aggr import ScatterSum
 from .conv import SchNetConv
-from .filters import GaussianFilter
+from .filters import GaussianFilter, RadialFilter
 from .interaction import InteractionBlock
 from .offsets import Offsets
-from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
+from .radial import (
+    BesselBasis,
+    CosineEnvelope,
+    GaussianSmearing,
+    PolynomialEnvelope,
+    ShiftedSoftplus,
+)
 from .readout import AtomwiseReadout, DipoleReadout
 from .response import forces_from_energy, strained, stress_from_energy
 from .schnet import SchNet
 
 __all__ = [
     "AtomwiseReadout",
+    "BesselBasis",
     "CosineEnvelope",
     "DipoleReadout",
     "GaussianFilter",
@@ -19,6 +26,7 @@ __all__ = [
     "InteractionBlock",
     "Offsets",
     "PolynomialEnvelope",
+    "RadialFilter",
     "ScatterSum",
     "SchNet",
     "SchNetConv",

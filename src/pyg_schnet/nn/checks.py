@@ -1,5 +1,8 @@
 r"""Checks of what goes into the network: bad input must never give a wrong number in silence."""
 
+import math
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -158,3 +161,24 @@ def check_interaction_graph(edge_weight: Tensor, pos: Tensor) -> None:
             "'interaction_graph' returned distances without gradients, so forces would be zero; "
             "compute them from 'pos' by differentiable operations, as pyg_schnet.edge_lengths does"
         )
+
+
+def check_filters(filters: Sequence[Callable], cutoff: float, envelope: str) -> None:
+    """Refuses filters that do not fit the neighbours of a network.
+
+    Raises:
+        ValueError: If blocks share one, or one reaches beyond the neighbours, where the energy
+            would jump.
+    """
+    if len(set(map(id, filters))) < len(filters):
+        raise ValueError(
+            "'filter' must make a new filter at each call, since every block has its own: give a "
+            "function such as 'lambda: RadialFilter(...)', which builds it"
+        )
+    for filter in filters:
+        reach = getattr(filter, "d_max", 0.0)
+        if envelope != "none" and math.isfinite(reach) and reach > cutoff * (1 + 1e-6):
+            raise ValueError(
+                f"the {type(filter).__name__} reaches to {reach:g} A, the neighbours to 'cutoff', "
+                f"{cutoff:g} A: make them equal, or take all pairs by envelope='none'"
+            )

@@ -13,7 +13,7 @@ from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, to_edge_ind
 
 from ..ops import EdgePlan, Knots, cfconv, has_kernels
 from .dense import Dense
-from .filters import GaussianFilter
+from .filters import GaussianFilter, RadialFilter
 from .tables import frozen_table, knots_of, offers_table, table_of
 
 MODES = ("auto", "exact", "table")
@@ -360,7 +360,7 @@ class SchNetConv(MessagePassing):
             if not (compiling or isinstance(edges, EdgePlan)) and not edge_weight.isfinite().all():
                 raise ValueError("'edge_weight' holds a distance that is not finite")
         if edge_attr is not None:
-            if isinstance(self.filter, GaussianFilter):
+            if isinstance(self.filter, RadialFilter):
                 raise ValueError(
                     "the filter takes distances only, but 'edge_attr' was given: leave it out, or "
                     "give a 'filter' of distances and edge features"

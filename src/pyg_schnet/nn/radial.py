@@ -1,4 +1,4 @@
-r"""Functions of a distance: Gaussian basis, cutoff envelopes, and the shifted softplus."""
+r"""Functions of a distance: Gaussian and Bessel bases, cutoff envelopes; the shifted softplus."""
 
 import math
 
@@ -75,6 +75,11 @@ class GaussianSmearing(nn.Module):
         self.gamma = gamma
         self.register_buffer("offset", torch.linspace(start, stop, num_gaussians))  # [K]
 
+    @property
+    def length_scale(self) -> float:
+        """Width of the Gaussians in angstrom, the finest structure that they can make."""
+        return (2.0 * self.gamma) ** -0.5
+
     def forward(self, distance: Tensor) -> Tensor:
         """Evaluates all Gaussians at all distances."""
         difference = distance.unsqueeze(-1) - self.offset  # [E, K]
@@ -93,6 +98,60 @@ class GaussianSmearing(nn.Module):
             f"start={self.start:g}, stop={self.stop:g}, "
             f"num_gaussians={self.num_gaussians}, gamma={self.gamma:g}"
         )
+
+
+class BesselBasis(nn.Module):
+    r"""Expands distances in spherical Bessel functions, as `DimeNet
+    <https://arxiv.org/abs/2003.03123>`_ does.
+
+    .. math::
+        e_n(d) = \sqrt{\frac{2}{r_c}} \, \frac{\sin(n \pi d / r_c)}{d}, \quad n = 1 \dots K
+
+    They are orthonormal in the sphere of the cutoff, so fewer are needed than Gaussians, and zero
+    on it; a filter made of them is not, and wants an envelope. Frequencies are not trained.
+
+    Args:
+        num_radial: Number K of functions.
+        cutoff: Radius :math:`r_c` in angstrom.
+
+    Shapes: distances ``[E]`` to ``[E, K]``.
+
+    Raises:
+        ValueError: If there are no functions, or the cutoff is not positive and finite.
+
+    >>> BesselBasis(16, 5.0)
+    BesselBasis(num_radial=16, cutoff=5)
+    """
+
+    order: Tensor
+
+    def __init__(self, num_radial: int, cutoff: float):
+        super().__init__()
+        if num_radial < 1:
+            raise ValueError(f"'num_radial' must be at least 1 (got {num_radial})")
+        self.num_radial = num_radial
+        self.cutoff = _positive(cutoff)
+        self.register_buffer("order", torch.arange(1.0, num_radial + 1))  # [K]
+
+    @property
+    def length_scale(self) -> float:
+        """Inverse of the highest wave number in angstrom, the finest structure they can make."""
+        return self.cutoff / (math.pi * self.num_radial)
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluates all functions at all distances."""
+        wave_number = math.pi / self.cutoff * self.order
+        x = distance.unsqueeze(-1) * wave_number  # [E, K]
+        # torch.sinc has no second derivative at zero: sin(x) / x by its series there.
+        near = x.abs() < 0.01
+        beyond = torch.where(near, 1.0, x)
+        series = 1.0 - x.square() / 6.0 * (1.0 - x.square() / 20.0)
+        sinc = torch.where(near, series, torch.sin(beyond) / beyond)
+        return math.sqrt(2.0 / self.cutoff) * wave_number * sinc
+
+    def extra_repr(self) -> str:
+        """Settings as printed in the representation."""
+        return f"num_radial={self.num_radial}, cutoff={self.cutoff:g}"
 
 
 class CosineEnvelope(nn.Module):

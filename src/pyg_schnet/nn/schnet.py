@@ -1,6 +1,7 @@
 r"""SchNet: embedding, interaction blocks, readout."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,13 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from ..data.species import NUM_SPECIES
-from ..storage import load_tensors, save_tensors
-from . import edges, inference
+from . import checks, edges, files, inference
 from .conv import SchNetConv
 from .filters import GaussianFilter
 from .interaction import InteractionBlock
 from .readout import AtomwiseReadout, DipoleReadout
 from .system import System, check_system
 from .unpack import unpack
-
-_KIND = "SchNet model"
 
 InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -56,6 +54,9 @@ class SchNet(nn.Module):
         envelope: ``"cosine"``, ``"polynomial"`` or ``"none"``.
         num_activations: Activations in the filter network, 1 or 2.
         lin1_bias: Whether the dense layer before each convolution has a bias.
+        filter: Makes the filter network of a block, in place of that on Gaussians, such as
+            ``lambda: RadialFilter(num_filters, BesselBasis(16, cutoff), cutoff)``. ``cutoff`` and
+            ``envelope`` then only choose the neighbours.
         target: What the model predicts: ``"energy"`` by default, ``"dipole"`` with ``dipole``.
             Forces exist for ``"energy"`` only.
         units: Unit of the target, such as ``"eV"``; travels with the model.
@@ -91,6 +92,7 @@ class SchNet(nn.Module):
         envelope: str = "cosine",
         num_activations: int = 1,
         lin1_bias: bool = False,
+        filter: Callable[[], nn.Module] | None = None,
         target: str | None = None,
         units: str | None = None,
         mode: str = "auto",
@@ -127,24 +129,20 @@ class SchNet(nn.Module):
         }
         self.interaction_graph = interaction_graph
         self.embedding = nn.Embedding(NUM_SPECIES, hidden_channels, padding_idx=0)
-        self.interactions = nn.ModuleList(
-            InteractionBlock(
-                hidden_channels,
-                GaussianFilter(
-                    num_filters,
-                    num_gaussians,
-                    cutoff,
-                    gamma=gamma,
-                    gaussian_range=gaussian_range,
-                    envelope=envelope,
-                    num_activations=num_activations,
-                ),
-                num_filters,
-                lin1_bias,
-                mode,
+        if filter is None:
+            filter = partial(
+                GaussianFilter,
+                *(num_filters, num_gaussians, cutoff),
+                gamma=gamma,
+                gaussian_range=gaussian_range,
+                envelope=envelope,
+                num_activations=num_activations,
             )
+        self.interactions = nn.ModuleList(
+            InteractionBlock(hidden_channels, filter(), num_filters, lin1_bias, mode)
             for _ in range(num_interactions)
         )
+        checks.check_filters([conv.filter for conv in self._convs], cutoff, envelope)
         self.readout: AtomwiseReadout | DipoleReadout
         if dipole:
             self.readout = DipoleReadout(hidden_channels)
@@ -255,32 +253,29 @@ class SchNet(nn.Module):
         Args:
             path: File to write, atomically.
         """
-        header = {"config": self.config, "interaction_graph": self.interaction_graph is not None}
-        save_tensors(path, self.state_dict(), header, _KIND)
+        files.save(self, path)
 
     @classmethod
-    def load(cls, path: str | Path, interaction_graph: InteractionGraph | None = None) -> "SchNet":
+    def load(
+        cls,
+        path: str | Path,
+        interaction_graph: InteractionGraph | None = None,
+        filter: Callable[[], nn.Module] | None = None,
+    ) -> "SchNet":
         """Loads a model that :meth:`save` wrote; no code in the file is run.
 
         Args:
             path: File to read.
             interaction_graph: Functions cannot be saved: give it again if the model had one.
+            filter: As that; also if the filters were exchanged in place.
 
         Raises:
             FileNotFoundError: If there is no such file.
             CorruptFileError: If it is damaged or holds something else.
-            ValueError: If the model needs its ``interaction_graph`` and none is given.
+            ValueError: If the model needs its ``interaction_graph`` or ``filter`` and none is
+                given, or they are not those it had.
         """
-        tensors, header = load_tensors(path, _KIND)
-        if header["interaction_graph"] and interaction_graph is None:
-            raise ValueError(
-                f"the model in '{path}' had an interaction_graph of its own: give that function to "
-                "SchNet.load, or outputs would be others"
-            )
-        model = cls(**header["config"], interaction_graph=interaction_graph)
-        model.to(tensors["embedding.weight"].dtype)
-        model.load_state_dict(tensors)
-        return model
+        return files.load(cls, path, interaction_graph, filter)
 
     def reset_parameters(self) -> None:
         """Draws new weights; offsets and known species stay."""
@@ -394,5 +389,7 @@ class SchNet(nn.Module):
 
     def __repr__(self) -> str:
         shown = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")
-        settings = ", ".join(f"{name}={self.config[name]:g}" for name in shown)
-        return f"{type(self).__name__}({settings})"
+        settings = [f"{name}={self.config[name]:g}" for name in shown]
+        if other := files.other_filter(self):
+            settings[3] = f"filter={other}"
+        return f"{type(self).__name__}({', '.join(settings)})"

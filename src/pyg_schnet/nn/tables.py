@@ -23,14 +23,24 @@ from torch import Tensor, nn
 from torch_geometric.nn.dense.linear import Linear
 
 from ..ops import Knots, spline_table
-from .filters import GaussianFilter
-from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
+from .filters import GaussianFilter, RadialFilter
+from .radial import (
+    BesselBasis,
+    CosineEnvelope,
+    GaussianSmearing,
+    PolynomialEnvelope,
+    ShiftedSoftplus,
+)
 
 # Knots per length scale. Filters are then exact to 3e-7 of their largest value and forces to 3e-5,
 # of which float32 weights alone make 1e-5: their rounding, over so short a distance, is a slope.
 FINENESS = 10.0
-# The parts of a GaussianFilter as it was built.
-_ORIGINALS = {CosineEnvelope, GaussianSmearing, Linear, PolynomialEnvelope, ShiftedSoftplus}
+# The filters that make their tables themselves, and their parts as these were built.
+_FILTERS = {GaussianFilter, RadialFilter}
+_ORIGINALS = {
+    *(BesselBasis, CosineEnvelope, GaussianSmearing),
+    *(Linear, PolynomialEnvelope, ShiftedSoftplus),
+}
 # Filters without a range get tables up to so many angstrom, or to the longest edge.
 _UNBOUNDED = 1e6
 # Where a filter is not smooth, no number of knots is enough.
@@ -83,7 +93,8 @@ def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
     Returns:
         Table ``[K, F]``.
     """
-    if type(filter) is GaussianFilter and not any(map(_altered, filter._modules.values())):
+    original = type(filter) in _FILTERS and not any(map(_altered, filter._modules.values()))
+    if original and filter.has_constant_basis:
         return filter.table(knots)
     return spline_table(*_sample(filter, knots, dtype, device), knots.spacing)
 

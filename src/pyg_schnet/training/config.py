@@ -133,7 +133,7 @@ class TrainConfig:
         Beside :meth:`paper` it takes smaller batches, a higher learning rate that falls to zero
         along a cosine, a longer moving average and, with forces, magnitudes of errors in place of
         squares. In ``benchmarks/results/recipes.md`` these are changed one at a time, for the same
-        cost; twice these rates can diverge in a longer run.
+        cost; twice this rate diverges in longer runs.
 
         Args:
             forces: Train on energies and forces with :math:`\rho = 0.01`, in place of energies.
@@ -144,7 +144,7 @@ class TrainConfig:
         """
         settings: dict[str, Any] = {
             "batch_size": 16,
-            "lr": 4e-3 if forces else 2e-3,
+            "lr": 4e-3,
             "schedule": "cosine",
             "ema_decay": 0.999,
             "loss": "l1" if forces else "mse",

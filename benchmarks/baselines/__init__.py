@@ -1,0 +1,1 @@
+"""Networks that SchNet was compared with; each takes its place in the training loop."""

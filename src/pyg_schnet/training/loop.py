@@ -3,6 +3,7 @@ r"""The training loop, to be read from top to bottom."""
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -150,6 +151,8 @@ def fit(
                 run.save()
                 if run.stale:
                     reporter.say(f"stopped: nothing got better for {config.patience} epochs")
+                if world.total(torch.tensor([float(stop.is_set())])).any():
+                    raise KeyboardInterrupt(_stopped(directory))  # in the last validation
         except LostProcessError as error:
             raise LostProcessError(f"{error}; {run.rescue()}") from error.__cause__
         finally:

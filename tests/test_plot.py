@@ -98,7 +98,7 @@ def test_filters():
     d = torch.linspace(0, 3, 401)
     for f in (0, 2, 4):
         expected = model.interactions[0].conv.filter(d)[:, f].tolist()
-        assert drawn[str(f)] == pytest.approx(expected, abs=1e-6)
+        assert [y for _, y in drawn[str(f)]] == pytest.approx(expected, abs=1e-6)
     figure.savefig(io.BytesIO())
 
 

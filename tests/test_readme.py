@@ -22,7 +22,8 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
     )
     text = README.read_text()
     text = text.replace("[110_462, 1_000, -1]", "[60, 20, 20]")
-    text = text.replace('label="U0")', 'label="U0", epochs=1)')
+    assert text.count('max_time="2h"') == 1
+    text = text.replace('max_time="2h"', "epochs=1")
     namespace: dict = {}
     snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for snippet in snippets:

@@ -108,13 +108,13 @@ def test_rows_of_a_file(qm9, small, tmp_path, monkeypatch, capsys) -> None:
         "rows are not done: U0_200-molecules-of-QM9_N50_split-0_enn-s2s" in capsys.readouterr().out
     )
     assert str(tmp_path) not in path.read_text()
-    qm9.run(arguments(qm9, *words, "--rows", "dtnn", "--num-train", "50", "--lr", "0.004"))
+    qm9.run(arguments(qm9, *words, "--rows", "dtnn", "--num-train", "50", "--lr", "0.001"))
     qm9.run(arguments(qm9, *words, "--rows", "dtnn", "--num-train", "50"))
     rows = saved(path)
     assert rows[name.format(50)] == first[name.format(50)]
-    other = rows[name.format(50).replace("2steps", "2steps, lr 0.004")]
-    assert [row["config"]["lr"] for row in (rows[name.format(50)], other)] == [2e-3, 4e-3]
-    assert "--lr 0.004 --budget 2steps" in other["command"]
+    other = rows[name.format(50).replace("2steps", "2steps, lr 0.001")]
+    assert [row["config"]["lr"] for row in (rows[name.format(50)], other)] == [4e-3, 1e-3]
+    assert "--lr 0.001 --budget 2steps" in other["command"]
     capsys.readouterr()
     qm9.run(arguments(qm9, "--json", str(path)))  # tables only
     assert capsys.readouterr().out.startswith(path.with_suffix(".md").read_text())

@@ -16,7 +16,9 @@ BEST = "best.safetensors"
 #: Constructors by name; the first is the usual one.
 PRESETS: dict[str, Callable[..., SchNet]] = {"paper": SchNet.paper, "default": SchNet}
 # Arguments of SchNet that are functions, tensors, or follow from the data.
-_SKIPPED = frozenset({"interaction_graph", "max_num_neighbors", "mean", "std", "atomref", "units"})
+_SKIPPED = frozenset(
+    {"interaction_graph", "filter", "max_num_neighbors", "mean", "std", "atomref", "units"}
+)
 # Settings that follow from the label unless they are given.
 _HEAD = ("readout", "dipole", "target")
 

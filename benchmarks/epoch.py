@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from environment import environment
-from loader import read_molecules
+from loader import add_source, read_molecules, source_words
 from report import save_report
 from torch.nn.utils import get_total_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -37,11 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
     parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
     parser.add_argument("--quick", action="store_true", help="under a minute: few molecules")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--root", type=Path, help="folder of QM9 (default: the shipped sample)")
-    source.add_argument(
-        "--data", type=Path, help="npz file in place of it: n_atoms [M], Z [N], R [N, 3], U0 [M]"
-    )
+    add_source(parser)
     parser.add_argument(
         "--molecules", type=int, default=10_000, help="how many to take, at most (default: 10000)"
     )
@@ -189,7 +185,6 @@ def draw(results: dict) -> Any:
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
     words = ["python benchmarks/run.py epoch"] + (["--quick"] if args.quick else [])
-    words += ["--root ..."] if args.root is not None else []
-    words += [f"--data {args.data.name}"] if args.data is not None else []
+    words += source_words(args)
     words += [f"--molecules {args.molecules} --batch-size {args.batch_size}"]
     return " ".join([*words, f"--rounds {args.rounds} --seed {args.seed}"])

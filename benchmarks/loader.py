@@ -58,11 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
     parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
     parser.add_argument("--quick", action="store_true", help="under a minute: two tasks, one round")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--root", type=Path, help="folder of QM9 (default: the shipped sample)")
-    source.add_argument(
-        "--data", type=Path, help="npz file in place of it: n_atoms [M], Z [N], R [N, 3], U0 [M]"
-    )
+    add_source(parser)
     parser.add_argument(
         "--molecules", type=int, default=20_000, help="how many to take, at most (default: 20000)"
     )
@@ -71,6 +67,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=2, help="turns of each setting (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="of molecules and their order")
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Options that say which molecules :func:`read_molecules` reads."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--root", type=Path, help="folder of QM9 (default: the shipped sample)")
+    source.add_argument(
+        "--data", type=Path, help="npz file in place of it: n_atoms [M], Z [N], R [N, 3], U0 [M]"
+    )
+
+
+def source_words(args: argparse.Namespace) -> list[str]:
+    """The same as words of a command, without paths of this machine."""
+    words = ["--root ..."] if args.root is not None else []
+    return words + ([f"--data {args.data.name}"] if args.data is not None else [])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -254,7 +265,6 @@ def _cell(values: dict | None) -> str:
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
     words = ["python benchmarks/run.py loader"] + (["--quick"] if args.quick else [])
-    words += ["--root ..."] if args.root is not None else []
-    words += [f"--data {args.data.name}"] if args.data is not None else []
+    words += source_words(args)
     words += [f"--molecules {args.molecules} --seconds {args.seconds:g} --rounds {args.rounds}"]
     return " ".join([*words, f"--seed {args.seed}"])

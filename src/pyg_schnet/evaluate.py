@@ -17,7 +17,7 @@ from .commands.parts import split
 from .commands.record import NAME, Record, make
 from .commands.report import errors_on
 from .commands.settings import fields_of
-from .commands.shell import DONE, add_machine_flags, execute, positive
+from .commands.shell import DONE, add_machine_flags, add_model_argument, execute, positive
 from .commands.sources import DataSettings
 from .data.units import convert
 from .nn import SchNet
@@ -48,12 +48,7 @@ def _parser(prog: str) -> Parser:
         description="Compares the predictions of a model with labels: of the test set of its run, "
         "or of other molecules.",
     )
-    parser.add_argument(
-        "path",
-        metavar="MODEL",
-        help="directory of a run, whose best model is taken, or a file (best.safetensors, "
-        "last.safetensors)",
-    )
+    add_model_argument(parser)
     group = parser.add_argument_group("data")
     settings = [setting for setting in fields_of(DataSettings) if setting.name not in _OF_A_RUN]
     settings = [

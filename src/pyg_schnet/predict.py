@@ -10,7 +10,7 @@ from tqdm import tqdm
 from .commands import models, predictions
 from .commands.flags import Parser, UsageError
 from .commands.predictions import ARRAYS, FRAMES, TABLE, Prediction
-from .commands.shell import DONE, SKIPPED, add_machine_flags, execute, positive
+from .commands.shell import DONE, SKIPPED, add_machine_flags, add_model_argument, execute, positive
 from .commands.structures import Failures, check_suffix, read_structures
 
 _EXAMPLES = """\
@@ -45,12 +45,7 @@ def _parser(prog: str) -> Parser:
         "is 1 then.",
         epilog=_EXAMPLES.format(prog=prog),
     )
-    parser.add_argument(
-        "path",
-        metavar="MODEL",
-        help="directory of a run, whose best model is taken, or a file (best.safetensors, "
-        "last.safetensors)",
-    )
+    add_model_argument(parser)
     parser.add_argument(
         "input",
         metavar="INPUT",

@@ -57,6 +57,16 @@ def execute(
             return FAILED
 
 
+def add_model_argument(parser: Parser) -> None:
+    """Adds the argument that names a trained model."""
+    parser.add_argument(
+        "path",
+        metavar="MODEL",
+        help="directory of a run, whose best model is taken, or a file (best.safetensors, "
+        "last.safetensors)",
+    )
+
+
 def add_machine_flags(group: Any) -> None:
     """Adds the flags that say where a command runs, and how it fails."""
     group.add_argument(

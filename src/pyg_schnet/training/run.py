@@ -293,10 +293,12 @@ class Run:
 
 def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
     """Averages weights; the decay grows to ``decay``, as the first weights are random."""
+    grown = get_ema_multi_avg_fn(decay)
 
     def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
         early = (1 + int(count)) / (10 + int(count))
-        get_ema_multi_avg_fn(min(decay, early))(averaged, current, count)
+        average = grown if early >= decay else get_ema_multi_avg_fn(early)
+        average(averaged, current, count)
 
     return update
 

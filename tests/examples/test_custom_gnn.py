@@ -1,31 +1,19 @@
 """The example of SchNetConv in other models learns, and its graphs are what it says."""
 
 import importlib.util
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
+from example_runs import EXAMPLES, run_example
 from torch_geometric.data import Batch, Data
 
 from pyg_schnet import RadiusGraph
 from pyg_schnet.datasets import QM9Sample
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "custom_gnn.py"
-
-
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+SCRIPT = EXAMPLES / "custom_gnn.py"
+run = partial(run_example, "custom_gnn.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,28 +1,15 @@
 """The example of forces runs from end to end, is resumed, and refuses what it cannot do."""
 
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
+from example_runs import run_example
 
 from pyg_schnet import SchNet
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "md17_forces.py"
-
-
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+run = partial(run_example, "md17_forces.py")
 
 
 @pytest.mark.slow

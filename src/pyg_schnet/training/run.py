@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
-from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch_geometric.data import Batch
 
 from ..nn import SchNet
 from ..storage import write_atomically
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
+from .average import MovingAverage
 from .config import TrainConfig
 from .distributed import World
 from .divergence import FIRST, check_gradient, check_loss
@@ -24,8 +23,6 @@ from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss
 from .order import BatchOrder
-
-_Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 
 class Run:
@@ -62,7 +59,7 @@ class Run:
         self.directory, self.fingerprints, self.world = directory, fingerprints, world
         self.objective = Objective(model, read, config)
         self._parallel: nn.Module | None = None
-        self.average = AveragedModel(model, multi_avg_fn=_moving_average(config.ema_decay))
+        self.average = MovingAverage(model, config.ema_decay)
         self.averaged: SchNet = self.average.module  # type: ignore[assignment] # untyped in torch
         self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -176,7 +173,7 @@ class Run:
         if config.clip_norm > 0:
             clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
         self.optimizer.step()
-        self.average.update_parameters(self.model)
+        self.average.update()
 
         if progress.step < FIRST:
             progress.first_losses.append(loss)
@@ -289,18 +286,6 @@ class Run:
             *(self.directory, self.model, self.average, self.best, self.optimizer),
             *(self.progress, self.config, self.fingerprints, random),
         )
-
-
-def _moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """Averages weights; the decay grows to ``decay``, as the first weights are random."""
-    grown = get_ema_multi_avg_fn(decay)
-
-    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-        early = (1 + int(count)) / (10 + int(count))
-        average = grown if early >= decay else get_ema_multi_avg_fn(early)
-        average(averaged, current, count)
-
-    return update
 
 
 def _groups(model: SchNet, weight_decay: float) -> list[dict]:

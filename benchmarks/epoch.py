@@ -1,35 +1,57 @@
 r"""What the training loop costs beside the training step: a whole epoch of ``fit``, and its parts.
 
 The bare step is what the suite ``speed`` times: loss, gradients and Adam, on batches that lie
-ready. The loop adds loading, the search for edges, checks of loss and gradient, the moving average
-of the weights, and reports. Each is timed alone on the same batches, in turn for several rounds.
+ready. The loop adds loading, checks of loss and gradient, the moving average of the weights,
+validation, reports and checkpoints. Its parts are timed while it runs; after each epoch as many
+bare steps are timed alone.
 """
 
 import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from environment import environment
 from loader import add_source, read_molecules, source_words
 from report import save_report
-from torch.nn.utils import get_total_norm
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from worker import tune
 
+import pyg_schnet.training.run as run_module
 from pyg_schnet import SchNet
+from pyg_schnet.data.slicer import Slicer
 from pyg_schnet.loader import MoleculeLoader
 from pyg_schnet.training import TrainConfig, fit, label_reader
 from pyg_schnet.training.loss import Objective, mean_loss
+from pyg_schnet.training.weights import FlatWeights, MovingAverage
 
 SUMMARY = "molecules per second of a whole epoch of training, and what the loop adds to the steps"
 TASKS = {"energies": False, "energies + forces": True}
+# What the loop calls, by parts.
+PARTS: dict[str, list[tuple[Any, str]]] = {
+    "steps": [
+        (Objective, "forward"),
+        (FlatWeights, "zero_grad"),
+        (torch.Tensor, "backward"),
+        (torch.optim.AdamW, "step"),
+    ],
+    "loader": [(Slicer, "__call__")],
+    "checks of loss and gradients": [
+        (run_module, "check_loss"),
+        (FlatWeights, "gradient_norm"),
+        (run_module, "check_gradient"),
+    ],
+    "moving average": [(MovingAverage, "update")],
+}
+ALONE = "steps alone"
 HERE = Path(__file__).parent
 
 
@@ -39,10 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="under a minute: few molecules")
     add_source(parser)
     parser.add_argument(
-        "--molecules", type=int, default=10_000, help="how many to take, at most (default: 10000)"
+        "--molecules", type=int, default=3_200, help="how many to take, at most (default: 3200)"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="(default: 32)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each part (default: 3)")
+    parser.add_argument("--rounds", type=int, default=15, help="epochs to time (default: 15)")
     parser.add_argument("--seed", type=int, default=0, help="of molecules and their order")
 
 
@@ -59,29 +81,58 @@ def run(args: argparse.Namespace) -> None:
     assert molecules.slices is not None
     molecules.slices["force"] = molecules.slices["pos"]
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
-    results |= {"molecules": len(molecules), "batch_size": args.batch_size, "tasks": {}}
-    jobs = [(task, turn) for task in TASKS for turn in range(args.rounds)]
-    for task, _ in tqdm(jobs, desc="epoch", disable=not sys.stderr.isatty()):
-        rounds = results["tasks"].setdefault(task, {})
-        for part, seconds in time_parts(molecules, TASKS[task], args).items():
-            rounds.setdefault(part, []).append(seconds)
-    for task, rounds in results["tasks"].items():
-        results["tasks"][task] = summary(rounds, len(molecules))
+    results |= {"molecules": len(molecules), "batch_size": args.batch_size}
+    results["tasks"] = {
+        task: summary(time_rounds(molecules, forces, args), len(molecules))
+        for task, forces in tqdm(TASKS.items(), desc="epoch", disable=not sys.stderr.isatty())
+    }
     path = args.json or (None if args.quick else HERE / "results" / "epoch.json")
     save_report(results, path, as_markdown, draw)
 
 
-def time_parts(molecules: Any, forces: bool, args: argparse.Namespace) -> dict[str, float]:
-    """Seconds of an epoch and of its parts."""
+def time_rounds(molecules: Any, forces: bool, args: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of an epoch, of its parts, and of the steps alone, in each round.
+
+    After every epoch the same number of steps is taken outside of the loop, so that both meet the
+    same moods of the machine. The first epoch does not count: it compiles, and warms caches.
+    """
     config = TrainConfig.paper(
-        forces=forces, label=0, epochs=1, batch_size=args.batch_size, lr=1e-5, seed=args.seed
+        forces=forces,
+        label=0,
+        epochs=args.rounds + 1,
+        batch_size=args.batch_size,
+        lr=1e-5,
+        seed=args.seed,
     )
+    steps_alone = bare_steps(molecules, config)
+    rounds: dict[str, list[float]] = {name: [] for name in ("epoch", ALONE, *PARTS)}
+    ended = 0.0
+
+    with timed_parts() as parts:
+
+        def after_epoch(row: dict[str, float]) -> None:
+            nonlocal ended
+            measured = {"epoch": row["seconds"] - ended, **parts}
+            begin = perf_counter()
+            steps_alone()
+            measured[ALONE] = perf_counter() - begin
+            for name, times in rounds.items():
+                times.append(measured[name])
+            for name in parts:
+                parts[name] = 0.0
+            ended = row["seconds"] + perf_counter() - begin
+
+        with tempfile.TemporaryDirectory() as folder:
+            fit(SchNet.paper(), molecules, molecules[:1], config, folder, log=after_epoch)
+    return {name: times[1:] for name, times in rounds.items()}
+
+
+def bare_steps(molecules: Any, config: TrainConfig) -> Callable[[], None]:
+    """Steps on batches that lie ready: loss, gradients, and Adam."""
     model = SchNet.paper()
     objective = Objective(model, label_reader(molecules, 0), config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-    batches: list = []
-    loader = MoleculeLoader(molecules, args.batch_size, shuffle=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, fused=True)
+    batches = list(MoleculeLoader(molecules, config.batch_size, shuffle=True))
 
     def steps() -> None:
         for batch in batches:
@@ -89,45 +140,53 @@ def time_parts(molecules: Any, forces: bool, args: argparse.Namespace) -> dict[s
             mean_loss(*objective(batch)).backward()
             optimizer.step()
 
-    def checks() -> None:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        for _ in batches:
-            get_total_norm(gradients).item()
-
-    def averages() -> None:
-        for _ in batches:
-            average.update_parameters(model)
-
-    batches.extend(loader)
-    steps()  # compiles kernels, warms caches
-    times = {"steps": _timed(steps), "loader": _timed(lambda: list(loader))}
-    times |= {"check of gradients": _timed(checks), "moving average": _timed(averages)}
-    with tempfile.TemporaryDirectory() as folder:
-        history = fit(SchNet.paper(), molecules, molecules[:1], config, folder)
-    times["epoch"] = history[0]["seconds"]
-    return times
+    return steps
 
 
-def _timed(function: Callable[[], object]) -> float:
-    begin = perf_counter()
-    function()
-    return perf_counter() - begin
+@contextmanager
+def timed_parts() -> Iterator[dict[str, float]]:
+    """Adds up the seconds that the loop spends in each of its parts."""
+    spent = dict.fromkeys(PARTS, 0.0)
+
+    def timed(function: Callable, part: str) -> Callable:
+        @wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            begin = perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                spent[part] += perf_counter() - begin
+
+        return run
+
+    with ExitStack() as stack:
+        for part, functions in PARTS.items():
+            for owner, name in functions:
+                changed = timed(getattr(owner, name), part)
+                stack.enter_context(patch.object(owner, name, changed))
+        yield spent
 
 
 def summary(rounds: dict[str, list[float]], molecules: int) -> dict[str, Any]:
-    """Medians over rounds; what is left of the epoch is the loop itself."""
-    parts = {name: statistics.median(times) for name, times in rounds.items()}
-    whole = parts.pop("epoch")
-    parts["rest of the loop"] = whole - sum(parts.values())
-    added = [(e - s) / s for e, s in zip(rounds["epoch"], rounds["steps"])]
+    """Medians over rounds; what is left of the epoch is the rest of the loop."""
+    parts = {name: statistics.median(rounds[name]) for name in PARTS}
+    whole = statistics.median(rounds["epoch"])
+    parts["rest"] = whole - sum(parts.values())
     return {
         "rounds": rounds,
         "epoch": whole,
         "parts": parts,
         "molecules_per_second": molecules / whole,
-        "added": statistics.median(added),
-        "added_rounds": added,
+        "added": _quartiles(rounds, "steps"),
+        "added_to_steps_alone": _quartiles(rounds, ALONE),
     }
+
+
+def _quartiles(rounds: dict[str, list[float]], steps: str) -> list[float]:
+    """By what part of the steps an epoch is longer, round by round: median and quartiles."""
+    added = [whole / part - 1 for whole, part in zip(rounds["epoch"], rounds[steps])]
+    first, middle, third = statistics.quantiles(added) if len(added) > 1 else 3 * added
+    return [middle, first, third]
 
 
 def as_markdown(results: dict) -> str:
@@ -141,8 +200,9 @@ def as_markdown(results: dict) -> str:
         "",
         f"The network of the paper on {results['molecules']:,} molecules in batches of "
         f"{results['batch_size']}, edges found in",
-        "passing. Microseconds per molecule, medians of the rounds; each part timed alone, the",
-        "rest is what is left of the epoch.",
+        "passing. Microseconds per molecule, medians of rounds: of the parts of the loop, timed",
+        "while it runs, and of its epochs. *Steps alone* are as many bare steps outside of it, on",
+        "batches that lie ready, taken after each epoch.",
         "",
         "| | " + " | ".join(tasks) + " |",
         "|---|" + "---|" * len(tasks),
@@ -157,11 +217,9 @@ def as_markdown(results: dict) -> str:
     lines.append("| **whole epoch** | " + " | ".join(whole) + " |")
     rates = [f"{task['molecules_per_second']:,.0f}" for task in tasks.values()]
     lines.append("| molecules per second | " + " | ".join(rates) + " |")
-    added = [
-        f"**{t['added']:+.1%}** [{min(t['added_rounds']):+.1%}, {max(t['added_rounds']):+.1%}]"
-        for t in tasks.values()
-    ]
-    lines.append("| added to the steps [lowest, highest round] | " + " | ".join(added) + " |")
+    for name, key in (("steps", "added"), (ALONE, "added_to_steps_alone")):
+        cells = ["**{:+.1%}** [{:+.1%}, {:+.1%}]".format(*task[key]) for task in tasks.values()]
+        lines.append(f"| added to the {name} [quartiles] | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -30,11 +32,18 @@ def test_quick(monkeypatch, tmp_path) -> None:
     text = (tmp_path / "e.md").read_text()
     assert "on 40 molecules in batches of 16" in text
     assert (tmp_path / "e.png").stat().st_size > 1000
-    import json
-
     results = json.loads((tmp_path / "e.json").read_text())
     for task in results["tasks"].values():
         assert len(task["rounds"]["steps"]) == 2
         assert task["epoch"] == pytest.approx(sum(task["parts"].values()))
         assert task["molecules_per_second"] == pytest.approx(40 / task["epoch"])
         assert all(time > 0 for times in task["rounds"].values() for time in times)
+        # Each part lies within its epoch, and the steps alone are not counted with it.
+        for turn, whole in enumerate(task["rounds"]["epoch"]):
+            assert sum(task["rounds"][part][turn] for part in epoch.PARTS) < whole
+        assert task["added"][0] == pytest.approx(
+            statistics.median(
+                whole / steps - 1
+                for whole, steps in zip(task["rounds"]["epoch"], task["rounds"]["steps"])
+            )
+        )

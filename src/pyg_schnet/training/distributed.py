@@ -128,7 +128,6 @@ class World:
             return DistributedDataParallel(
                 module,
                 find_unused_parameters=bool(unused.any()),
-                gradient_as_bucket_view=True,
                 **no_buffers,
             )
 

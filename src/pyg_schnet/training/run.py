@@ -3,19 +3,17 @@ r"""A run in progress: its state, a step, a validation."""
 import copy
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch_geometric.data import Batch
 
 from ..nn import SchNet
 from ..storage import write_atomically
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
-from .average import MovingAverage
 from .config import TrainConfig
 from .distributed import World
 from .divergence import FIRST, check_gradient, check_loss
@@ -23,6 +21,7 @@ from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss
 from .order import BatchOrder
+from .weights import FlatWeights, MovingAverage
 
 
 class Run:
@@ -59,12 +58,10 @@ class Run:
         self.directory, self.fingerprints, self.world = directory, fingerprints, world
         self.objective = Objective(model, read, config)
         self._parallel: nn.Module | None = None
-        self.average = MovingAverage(model, config.ema_decay)
+        self.weights = FlatWeights(model, config.weight_decay)
+        self.average = MovingAverage(model, self.weights, config.ema_decay)
         self.averaged: SchNet = self.average.module  # type: ignore[assignment] # untyped in torch
-        self.parameters = list(model.parameters())
-        self.optimizer = torch.optim.AdamW(
-            _groups(model, config.weight_decay), lr=config.lr, fused=True
-        )
+        self.optimizer = torch.optim.AdamW(self.weights.groups, lr=config.lr, fused=True)
         self.progress = Progress()
         self.best: dict[str, Tensor] | None = None
         self.saved_step: int | None = None
@@ -165,14 +162,15 @@ class Run:
         sums, counts = self._parallel(batch)
         value, loss, count = self._shared(sums, counts, stop)
         check_loss(self, batch, loss)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.zero_grad()
         with self.world.communicating():
             value.backward()
-        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        norm = self.weights.gradient_norm()
         check_gradient(self, batch, norm.item())
         if config.clip_norm > 0:
-            clip_grads_with_norm_(self.parameters, config.clip_norm, norm)
+            clip_grads_with_norm_(self.weights.flat, config.clip_norm, norm)
         self.optimizer.step()
+        self.weights.changed()
         self.average.update()
 
         if progress.step < FIRST:
@@ -286,17 +284,6 @@ class Run:
             *(self.directory, self.model, self.average, self.best, self.optimizer),
             *(self.progress, self.config, self.fingerprints, random),
         )
-
-
-def _groups(model: SchNet, weight_decay: float) -> list[dict]:
-    """Matrices, which decay, and the other parameters, which do not: biases and embeddings."""
-    matrices = [p for p in model.parameters() if p.dim() > 1 and p is not model.embedding.weight]
-    chosen = set(matrices)
-    others = [p for p in model.parameters() if p not in chosen]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
 
 
 def _columns(result: Evaluation) -> dict[str, float]:

@@ -190,6 +190,21 @@ class SchNet(nn.Module):
 
         return from_pyg(cls, model, target, units)
 
+    @classmethod
+    def from_pretrained(cls, name: str) -> "SchNet":
+        """Loads one of the trained models that come with the package, for predictions.
+
+        Args:
+            name: ``"qm9-u0"`` or ``"md17-ethanol"``; :func:`pyg_schnet.pretrained.record` tells
+                its errors and how it was trained.
+
+        Raises:
+            ValueError: If there is no such model.
+        """
+        from .. import pretrained
+
+        return pretrained.load(cls, name)
+
     def freeze(self) -> "SchNet":
         """Computes the tables of all filters once, so that predictions need no filter network.
 

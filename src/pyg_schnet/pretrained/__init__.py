@@ -1,0 +1,52 @@
+r"""Trained models that come with the package, each with a record of its training and its errors.
+
+They are runs of ``benchmarks/run.py``, put here by ``benchmarks/publish.py``.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..nn import SchNet
+
+_FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Names of all trained models."""
+    return sorted(path.stem for path in _FOLDER.glob("*.safetensors"))
+
+
+def record(name: str) -> dict[str, Any]:
+    """How a model was trained, and how well it predicts.
+
+    Args:
+        name: One of :func:`names`.
+
+    Returns:
+        Among others ``test`` (errors ``energy_mae``, ``energy_rmse`` and, with forces,
+        ``force_mae``, ``force_rmse``), ``unit`` of energies (forces: per angstrom), ``sizes`` of
+        the parts of the data, ``config`` of the training, ``command``, ``commit``, ``environment``,
+        ``step`` and ``seconds``.
+
+    Raises:
+        ValueError: If there is no such model.
+
+    >>> record("md17-ethanol")["sizes"]["train"]
+    1000
+    """
+    found: dict[str, Any] = json.loads(_file(name, "json").read_text())
+    return found
+
+
+def load(kind: "type[SchNet]", name: str) -> "SchNet":
+    """Loads a model, see :meth:`SchNet.from_pretrained`."""
+    return kind.load(_file(name, "safetensors")).eval()
+
+
+def _file(name: str, ending: str) -> Path:
+    if name not in names():
+        listed = " or ".join(f"'{known}'" for known in names())
+        raise ValueError(f"there is no trained model '{name}': choose {listed}")
+    return _FOLDER / f"{name}.{ending}"

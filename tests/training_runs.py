@@ -5,7 +5,7 @@ import torch
 from pyg_schnet import SchNet
 from pyg_schnet.training import TrainConfig
 
-CONFIG = TrainConfig(label="U0", epochs=4, batch_size=16, lr=5e-3, ema_decay=0.9)
+CONFIG = TrainConfig(label="U0", epochs=4, batch_size=16, lr=5e-3, ema_decay=0.9, clip_ratio=1.1)
 
 
 def new_model(seed: int = 0) -> SchNet:

@@ -20,6 +20,7 @@ from pyg_schnet.training import TrainConfig
         (dict(ema_decay=1.0), "'ema_decay' must be in"),
         (dict(weight_decay=-1.0), "'weight_decay' must be at least 0"),
         (dict(clip_norm=math.inf), "'clip_norm' must be at least 0"),
+        (dict(clip_ratio=0.5), r"'clip_ratio' must be 0 or at least 1 \(got 0.5\)"),
         (dict(offsets="auto"), "'offsets' must be 'fit' or 'keep'"),
         (dict(schedule="step"), "'schedule' must be 'exponential' or 'cosine'"),
         (dict(energy_weight=0), "must not be zero all at once"),

@@ -186,6 +186,40 @@ def test_clipping_and_weight_decay_by_hand(parts):
         assert torch.allclose(trained[name], expected, atol=2e-5), name
 
 
+def test_clipping_by_the_usual_norm_by_hand(parts):
+    """Gradients of leaping norms, recomputed in plain PyTorch: the labels of some are far off."""
+    train = [data.clone() for data in parts[0]]
+    for data in train[::7]:
+        data.y[0, 7] += 40.0
+    settings = dict(batch_size=4, lr=1e-3, lr_decay=1.0, clip_ratio=1.2, ema_decay=0.0)
+    model, other = new_model(), new_model()
+    fit(model, train, parts[1], TrainConfig(label=7, epochs=1, explosion=0, **settings))
+
+    from torch_geometric.data import Batch
+
+    from pyg_schnet.training import Labelled, fit_offsets
+
+    fit_offsets(other, Labelled.read(train, 7))
+    optimizer = torch.optim.Adam(other.parameters(), lr=1e-3)
+    usual, clipped = 0.0, 0
+    for chunk in torch.randperm(60, generator=torch.Generator().manual_seed(0)).split(4):
+        batch = Batch.from_data_list([train[i] for i in chunk.tolist()])
+        optimizer.zero_grad()
+        (other(batch.z, batch.pos, batch.batch)[:, 0] - batch.y[:, 7]).square().mean().backward()
+        norm = float(torch.stack([p.grad.norm() for p in other.parameters()]).norm())
+        usual = usual or norm
+        longest = 1.2 * usual
+        if norm > longest:
+            clipped += 1
+            for parameter in other.parameters():
+                parameter.grad *= longest / norm
+        usual = 0.99 * usual + 0.01 * min(norm, longest)
+        optimizer.step()
+    assert 3 <= clipped <= 12
+    for (name, trained), expected in zip(model.named_parameters(), other.parameters()):
+        assert torch.allclose(trained, expected, atol=1e-5), name
+
+
 def test_missing_labels_are_masked(parts):
     """Molecules without a label do not change the gradient, wherever their NaN would spread."""
     train, val, _ = parts

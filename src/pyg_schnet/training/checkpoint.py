@@ -31,6 +31,7 @@ class Progress:
         loss_sum: Sum of the losses since the last validation, weighted by molecules.
         molecules: Molecules seen since.
         first_losses: Losses of the first steps of the run.
+        usual_norm: Moving average of the norm of the gradient, where it is needed.
         seconds: Time spent so far.
         best_epoch: Epoch of the lowest validation score.
         best_score: That score.
@@ -43,6 +44,7 @@ class Progress:
     loss_sum: float = 0.0
     molecules: int = 0
     first_losses: list[float] = field(default_factory=list)
+    usual_norm: float = 0.0
     seconds: float = 0.0
     best_epoch: float = 0
     best_score: float = float("inf")

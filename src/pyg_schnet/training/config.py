@@ -38,6 +38,9 @@ class TrainConfig:
         warmup_steps: Steps over which the learning rate rises linearly at first.
         weight_decay: Decay of weights per unit of the learning rate, decoupled as in AdamW.
         clip_norm: Largest norm of the gradient, to which longer ones are cut; 0 for no limit.
+        clip_ratio: Largest norm of the gradient in terms of what is usual, its moving average over
+            the last hundred steps or so; 0 for no limit. It keeps high learning rates from the rare
+            leap that a network does not recover from.
         ema_decay: Decay per step of the moving average of the weights, which validation, test
             and the saved best model use; 0 turns averaging off. It begins lower, as (1 + n) /
             (10 + n) after n steps, so that the first weights are soon forgotten.
@@ -73,6 +76,7 @@ class TrainConfig:
     warmup_steps: int = 0
     weight_decay: float = 0.0
     clip_norm: float = 0.0
+    clip_ratio: float = 0.0
     ema_decay: float = 0.99
     eval_epochs: int = 1
     patience: int | None = None
@@ -245,6 +249,7 @@ _NUMBERS = {
     "lr_min": _NOT_NEGATIVE,
     "weight_decay": _NOT_NEGATIVE,
     "clip_norm": _NOT_NEGATIVE,
+    "clip_ratio": ("0 or at least 1", lambda value: value == 0 or 1 <= value < math.inf),
     "ema_decay": ("in [0, 1)", lambda value: 0 <= value < 1),
     "save_seconds": _NOT_NEGATIVE,
     "explosion": _NOT_NEGATIVE,

@@ -52,7 +52,7 @@ def _where(run: "Run", batch: Batch) -> str:
     return (
         f"in batch {progress.batch + 1} of epoch {progress.epoch + 1} (step {progress.step}): "
         f"{_culprit(run, batch)}. Check its labels and positions, lower 'lr' (now {run.lr:g}), or "
-        f"set 'clip_norm'{kept}"
+        f"set 'clip_ratio'{kept}"
     )
 
 

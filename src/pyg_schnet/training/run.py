@@ -2,6 +2,7 @@ r"""A run in progress: its state, a step, a validation."""
 
 import copy
 import json
+import math
 import time
 from pathlib import Path
 from threading import Event
@@ -22,6 +23,9 @@ from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss
 from .order import BatchOrder
 from .weights import FlatWeights, MovingAverage
+
+# Weight of a step in the moving average of the norm of the gradient.
+_NORM_MEMORY = 0.01
 
 
 class Run:
@@ -154,7 +158,7 @@ class Run:
             FloatingPointError: If loss or gradient are not finite, or the loss explodes; the model
                 is as it was.
         """
-        progress, config, lr = self.progress, self.config, self.lr
+        progress, lr = self.progress, self.lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self._parallel is None:
@@ -166,9 +170,10 @@ class Run:
         with self.world.communicating():
             value.backward()
         norm = self.weights.gradient_norm()
-        check_gradient(self, batch, norm.item())
-        if config.clip_norm > 0:
-            clip_grads_with_norm_(self.weights.flat, config.clip_norm, norm)
+        length = norm.item()
+        check_gradient(self, batch, length)
+        if length > (longest := self._longest(length)):
+            clip_grads_with_norm_(self.weights.flat, longest, norm)
         self.optimizer.step()
         self.weights.changed()
         self.average.update()
@@ -180,6 +185,17 @@ class Run:
         progress.loss_sum += loss * count
         progress.molecules += count
         return loss, count
+
+    def _longest(self, norm: float) -> float:
+        """The norm that the gradient may have, when it has this one."""
+        config, progress = self.config, self.progress
+        longest = config.clip_norm or math.inf
+        if config.clip_ratio > 0:
+            usual = progress.usual_norm or norm
+            longest = min(longest, config.clip_ratio * usual)
+            # Of what is left of it, so that no leap makes the next one usual.
+            progress.usual_norm = usual + _NORM_MEMORY * (min(norm, longest) - usual)
+        return longest
 
     def _shared(self, sums: Tensor, counts: Tensor, stop: Event) -> tuple[Tensor, float, int]:
         """What to differentiate, and the loss and number of molecules of all processes.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _KIND = "SchNet model"
 
 
-def save(model: "SchNet", path: str | Path) -> None:
+def save(model: Any, path: str | Path) -> None:
     """Writes a model, see :meth:`SchNet.save`."""
     header = {
         "config": model.config,
@@ -26,11 +26,11 @@ def save(model: "SchNet", path: str | Path) -> None:
 
 
 def load(
-    kind: "type[SchNet]",
+    kind: Any,
     path: str | Path,
     interaction_graph: Any,
     filter: Callable[[], nn.Module] | None,
-) -> "SchNet":
+) -> Any:
     """Reads a model, see :meth:`SchNet.load`."""
     tensors, header = load_tensors(path, _KIND)
     if header["interaction_graph"] and interaction_graph is None:

@@ -43,7 +43,7 @@ def randomize(model, seed):
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if not name.endswith(("offsets", "widths", "width")):
-            scale = 0.3 if parameter.dim() > 1 else 0.2
+            scale = 0.6 if parameter.dim() > 1 else 0.3
             parameter.data = scale * torch.randn(parameter.shape, generator=generator)
     return model
 

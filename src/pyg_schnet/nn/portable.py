@@ -34,15 +34,75 @@ class Portable:
         Args:
             path: File to read.
             interaction_graph: Functions cannot be saved: give it again if the model had one.
-            filter: As that; also if the filters were exchanged in place.
+            filter: As that, unless it made :class:`RadialFilter` on our own bases; also if the
+                filters were exchanged in place.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            CorruptFileError: If it is damaged or holds something else.
+            CorruptFileError: If it is damaged, holds something else, or has settings that this
+                version does not know.
             ValueError: If the model needs its ``interaction_graph`` or ``filter`` and none is
                 given, or they are not those it had.
         """
         return files.load(cls, path, interaction_graph, filter)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Upload a SchNet",
+    ) -> str:
+        """Uploads the model to the Hugging Face Hub, as ``model.safetensors``.
+
+        Needs ``pip install pyg-schnet[hub]``, and ``hf auth login`` where no ``token`` is given.
+
+        Args:
+            repo_id: Repository, such as ``"user/schnet-aspirin"``; made if there is none.
+            private: Whether to make it a private one.
+            token: Access token.
+            commit_message: What to say of the upload.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ImportError: If ``huggingface_hub`` is not installed; its own errors pass through.
+        """
+        from . import hub
+
+        return hub.push(self, repo_id, private, token, commit_message)
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        interaction_graph: InteractionGraph | None = None,
+        filter: Callable[[], nn.Module] | None = None,
+    ) -> Self:
+        """Downloads a model that :meth:`push_to_hub` uploaded; no code in it is run.
+
+        Args:
+            repo_id: Repository, such as ``"user/schnet-aspirin"``.
+            revision: Branch, tag or commit; the newest if ``None``.
+            token: Access token, for private ones.
+            cache_dir: Where to keep the file; where ``huggingface_hub`` does if ``None``.
+            interaction_graph: See :meth:`load`.
+            filter: See :meth:`load`.
+
+        Raises:
+            ImportError: If ``huggingface_hub`` is not installed; its own errors pass through.
+            ValueError: As :meth:`load`.
+        """
+        from . import hub
+
+        path = hub.download(repo_id, revision, token, cache_dir)
+        return cls.load(path, interaction_graph, filter)
 
     @classmethod
     def from_pyg(cls, model: Any, target: str | None = None, units: str | None = None) -> Self:
@@ -100,3 +160,28 @@ class Portable:
         from .convert_schnetpack import from_schnetpack
 
         return from_schnetpack(cls, source, head_activation, readout, target, units)
+
+    @classmethod
+    def from_pyg_archive(cls, path: str | Path, target: int | str) -> Self:
+        """Reads a network for QM9 from the archive behind PyG's ``from_qm9_pretrained``,
+        `trained_schnet_models.zip
+        <http://www.quantum-machine.org/datasets/trained_schnet_models.zip>`_.
+
+        Its pickles are read as data: neither SchNetPack nor trust in them is needed.
+
+        Args:
+            path: The archive, or the folder that it was unpacked to.
+            target: A property of QM9 by its number in PyG, 0 to 11, or its name: ``"mu"``,
+                ``"alpha"``, ``"homo"``, ``"lumo"``, ``"gap"``, ``"r2"``, ``"zpve"``, ``"U0"``,
+                ``"U"``, ``"H"``, ``"G"`` or ``"Cv"``.
+
+        Returns:
+            A model in the units of PyG's QM9; that of ``"U0"`` has the target ``"energy"``.
+
+        Raises:
+            FileNotFoundError: If there is no such file, or no such model in it.
+            ValueError: If ``target`` is unknown, or as :meth:`from_schnetpack`.
+        """
+        from .pyg_archive import from_pyg_archive
+
+        return from_pyg_archive(cls, path, target)

@@ -17,6 +17,7 @@ from ..data.species import NUM_SPECIES
 from .filters import RadialFilter
 from .pickles import load_records
 from .radial import BesselBasis, GaussianBasis
+from .schnetpack_offsets import take_offsets
 from .schnetpack_parts import Parts, name_of, parts_of
 
 _BLOCKS = "representation.interactions"
@@ -34,7 +35,6 @@ _ACTIVATIONS = {
     "silu": "silu",
     "SiLU": "silu",
 }
-_CASTS = ("CastTo64", "CastTo32", "CastMap")
 
 
 @torch.no_grad()
@@ -104,9 +104,10 @@ def from_schnetpack(
     outnet = f"{head}.out_net.1.out_net" if version == 1 else f"{head}.outnet"
     _fill(new.readout.lin1, parts, f"{outnet}.0")
     _fill(new.readout.lin2, parts, f"{outnet}.1")
-    take = _take_standardization if version == 1 else _take_postprocessing
-    offsets = take(parts, head)
-    if not dipole:  # which SchNetPack does not standardize
+    offsets = take_offsets(parts, version, head)
+    if dipole:  # which SchNetPack does not standardize
+        new.readout.atomic_mass.copy_(_masses_of_ase())
+    else:
         new.readout.offsets.set(**offsets)
     parts.check_empty()
     return new
@@ -117,16 +118,17 @@ def _check_representation(parts: Parts) -> int:
     parts.check_kind("representation", ["SchNet"])
     parts.peek(f"{_BLOCKS}.0.filter_network.0.weight")
     version = 1 if parts.has(f"{_BLOCKS}.0.dense.weight") else 2
-    inner = f"{_BLOCKS}.0.cfconv.f2out" if version == 1 else f"{_BLOCKS}.0.f2out.0"
-    for path in (inner, f"{_BLOCKS}.0.filter_network.0"):
-        activation = parts.attribute(path, "activation")
-        if activation is not None and _ACTIVATIONS.get(name_of(activation)) != "ssp":
-            raise ValueError(
-                f"the interactions have {name_of(activation)} as activation: SchNet here has the "
-                "shifted softplus"
-            )
-    if parts.attribute(f"{_BLOCKS}.0.cfconv.agg", "average"):
-        raise ValueError("the filters are normalized by the number of neighbors: SchNet sums")
+    for block in (f"{_BLOCKS}.{number}" for number in parts.numbered(_BLOCKS)):
+        inner = f"{block}.cfconv.f2out" if version == 1 else f"{block}.f2out.0"
+        for path in (inner, f"{block}.filter_network.0"):
+            activation = parts.attribute(path, "activation")
+            if activation is not None and _ACTIVATIONS.get(name_of(activation)) != "ssp":
+                raise ValueError(
+                    f"the interactions have {name_of(activation)} as activation: SchNet here has "
+                    "the shifted softplus"
+                )
+        if parts.attribute(f"{block}.cfconv.agg", "average"):
+            raise ValueError("filters are normalized by the number of neighbors: SchNet sums")
     for name in parts.children("input_modules"):
         parts.check_kind(f"input_modules.{name}", ["PairwiseDistances", "Strain"])
     return version
@@ -169,10 +171,10 @@ def _take_basis(
     if parts.attribute(path, "centered"):
         raise ValueError("the Gaussians are centered at the origin: SchNet has no such filters")
     centers = parts.take(f"{path}.offsets").double()
-    widths = parts.take(f"{path}.width" + ("" if version == 1 else "s")).double()
+    widths = parts.take(f"{path}.width" + ("" if version == 1 else "s")).double().abs()
     size = centers.numel()
     even = torch.linspace(float(centers[0]), float(centers[-1]), size).to(centers)
-    spread = float(widths.abs().max())
+    spread = float(widths.max())
     if (
         size > 1
         and centers[0] < centers[-1]
@@ -237,65 +239,13 @@ def _fill(layer: Any, parts: Parts, name: str) -> None:
         layer.bias.copy_(parts.take(f"{name}.bias", layer.bias.shape))
 
 
-def _take_standardization(parts: Parts, head: str) -> dict[str, Tensor]:
-    offsets = {
-        "mean": parts.take(f"{head}.standardize.mean"),
-        "std": parts.take(f"{head}.standardize.stddev"),
-    }
-    if parts.has(f"{head}.atomref.weight"):
-        offsets["atomref"] = parts.take(f"{head}.atomref.weight")
-    return offsets
-
-
-def _take_postprocessing(parts: Parts, head: str) -> dict[str, Any]:
-    """All postprocessors in one: the output times ``std``, plus ``mean`` and ``atomref``."""
-    if parts.attribute("", "do_postprocessing", True) is False:
-        parts.drop("postprocessors.")
-        return {}
-    output = parts.attribute(head, "output_key")
-    extensive = parts.attribute(head, "aggregation_mode", "sum") == "sum"
-    offsets = {"mean": torch.zeros(1).double(), "std": torch.ones(1).double()}
-    offsets["atomref"] = torch.zeros(1).double()
-    numbers = parts.children("postprocessors") or parts.numbered("postprocessors")
-    for path in (f"postprocessors.{number}" for number in numbers):
-        parts.check_kind(path, ["AddOffsets", "ScaleProperty", *_CASTS])
-        if parts.kind(path) in _CASTS:
-            continue
-        if parts.has(f"{path}.scale"):
-            _check_scale(parts, path, output)
-            scale = parts.take(f"{path}.scale", [1]).double()
-            offsets = {name: scale * value for name, value in offsets.items()}
-            continue
-        if parts.attribute(path, "_property", output) != output:
-            raise ValueError(
-                f"'{path}' adds offsets to '{parts.attribute(path, '_property')}', which is not "
-                f"what the output module predicts, '{output}'"
-            )
-        if parts.attribute(path, "is_extensive", extensive) != extensive:
-            raise ValueError(
-                f"'{path}' adds offsets of an {'in' if extensive else 'ex'}tensive property to a "
-                f"{'sum' if extensive else 'mean'} over atoms: SchNet has no such offsets"
-            )
-        mean = parts.take(f"{path}.mean").double().reshape(-1)
-        atomref = parts.take(f"{path}.atomref").double().flatten()
-        if parts.attribute(path, "add_mean", True):
-            offsets["mean"] = offsets["mean"] + mean
-        if parts.attribute(path, "add_atomrefs", True):
-            offsets["atomref"] = _padded(offsets["atomref"], atomref) + atomref
-    return offsets
-
-
-def _check_scale(parts: Parts, path: str, output: str | None) -> None:
-    """Refuses scales of anything but the output, or of energies whose forces stay as they are."""
-    scaled = (parts.attribute(path, "input_key"), parts.attribute(path, "output_key"))
-    heads = parts.children("output_modules")
-    if not parts.has_module or scaled != (output, output) or len(heads) > 1:
-        raise ValueError(
-            f"'{path}' scales {scaled[0] or 'a property'}, and SchNet has scales of the output "
-            "only, which then hold for its forces too: give the whole model where this is a state "
-            "dict, and remove the scale where its forces do not follow"
-        )
-
-
-def _padded(short: Tensor, long: Tensor) -> Tensor:
-    return torch.nn.functional.pad(short, (0, long.numel() - short.numel()))
+def _masses_of_ase() -> Tensor:
+    """The masses by which SchNetPack centres molecules; those of RDKit have fewer digits."""
+    try:
+        from ase.data import atomic_masses
+    except ImportError as error:
+        raise ImportError(
+            "dipole moments of SchNetPack need the atomic masses of ASE: pip install "
+            "pyg-schnet[ase]"
+        ) from error
+    return torch.from_numpy(atomic_masses[:NUM_SPECIES])

@@ -152,6 +152,8 @@ class Portable:
         Raises:
             FileNotFoundError: If there is no such file.
             CorruptFileError: If it was not written by ``torch.save``, or is damaged.
+            ImportError: If it predicts dipole moments, for which the atomic masses of ASE are
+                needed, and that is not installed.
             TypeError: If ``source`` is something else.
             ValueError: If a part of the model has no counterpart, by its name: other cutoff
                 functions and activations, embeddings of charge and spin, external fields, several

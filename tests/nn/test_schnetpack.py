@@ -51,8 +51,9 @@ def check(folder: Path, name: str, dtype: torch.dtype) -> None:
     model = model.to(dtype)
     model.mode = "exact"
     result = model.predict(data, forces="forces" in expected, stress="stress" in expected)
-    # In float64 all but equal; frequencies of Bessel functions and masses are kept in float32.
-    exact = {"v2_bessel": 1e-6, "v1_dipole": 1e-7}.get(name, 1e-10)
+    # PyTorch's softplus leaves out e^-x from x = 20 on, 2e-9; frequencies of Bessel functions and
+    # masses are kept in float32.
+    exact = {"v2_bessel": 1e-6, "v1_dipole": 1e-7}.get(name, 1e-8)
     rtol = {torch.float32: 2e-5, torch.float64: exact}[dtype]
     assert set(expected) <= {"energy", "forces", "stress", "dipole"}
     for key, value in expected.items():

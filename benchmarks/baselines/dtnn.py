@@ -52,7 +52,7 @@ class DTNN(Baseline):
         last = _FIRST + (_NUM_GAUSSIANS - 1) * _SPACING
         self.smearing = GaussianSmearing(_FIRST, last, _NUM_GAUSSIANS)
         self.interaction = TensorInteraction(hidden_channels, num_factors, _NUM_GAUSSIANS)
-        self.readout.act = nn.Tanh()  # type: ignore[assignment] # in place of the softplus
+        self.readout.act = nn.Tanh()
         self._initialize()
 
     def reset_parameters(self) -> None:

@@ -104,7 +104,7 @@ class SetReadout(AtomwiseReadout):
         super().__init__(hidden_channels, reduce)
         self.set2set = Set2Set(hidden_channels, processing_steps=num_steps)
         self.lin1 = nn.Linear(2 * hidden_channels, hidden_channels)
-        self.act = nn.ReLU()  # type: ignore[assignment]
+        self.act = nn.ReLU()
         self.lin2 = nn.Linear(hidden_channels, 1)
 
     def reset_parameters(self) -> None:

@@ -98,7 +98,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         ) from error
     try:
         about = json.loads(metadata[_KEY])
-        version, found = about["version"], about["kind"]
+        version, found = int(about["version"]), about["kind"]
+        checksum, header = about["crc32"], about["header"]
     except (KeyError, ValueError, TypeError) as error:
         raise CorruptFileError(
             f"'{path}' was not written by pyg-schnet: its header has no '{_KEY}'; "
@@ -111,11 +112,11 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         )
     if found != kind:
         raise CorruptFileError(f"'{path}' holds a {found}, not a {kind}")
-    if about["crc32"] != _checksum(tensors):
+    if checksum != _checksum(tensors):
         raise CorruptFileError(
             f"'{path}' is damaged: its checksum does not match its tensors; restore it from a copy"
         )
-    return tensors, about["header"]
+    return tensors, header
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:

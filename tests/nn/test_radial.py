@@ -5,6 +5,7 @@ import torch
 from torch_geometric.nn.models.schnet import GaussianSmearing as PyGGaussianSmearing
 
 from pyg_schnet import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
+from pyg_schnet.nn import GaussianBasis
 
 
 def test_shifted_softplus_is_the_formula_of_the_paper():
@@ -24,6 +25,22 @@ def test_shifted_softplus_does_not_overflow():
     )
     y.sum().backward()
     assert torch.allclose(x.grad, torch.tensor([0.0, 0, 1, 1]))
+
+
+def test_gaussians_with_widths_of_their_own():
+    centers, widths = torch.tensor([0.0, 1.5, 1.0]), torch.tensor([2.0, 0.3, 0.5])
+    basis = GaussianBasis(centers, widths)
+    values = basis(torch.tensor([0.8, 1.5]))
+    expected = [
+        [math.exp(-0.5 * ((d - c) / w) ** 2) for c, w in zip(centers.tolist(), widths.tolist())]
+        for d in (0.8, 1.5)
+    ]
+    assert torch.allclose(values, torch.tensor(expected))
+    assert basis.length_scale == pytest.approx(0.3)
+    even = GaussianSmearing(0.0, 5.0, 25)
+    same = GaussianBasis(even.offset, torch.full((25,), even.length_scale))
+    distance = torch.linspace(0.0, 8.0, 50)
+    assert torch.allclose(same(distance), even(distance), atol=1e-6)
 
 
 def test_gaussians_of_the_paper():
@@ -81,6 +98,8 @@ def test_cosine_envelope_is_the_formula():
         (lambda: GaussianSmearing(5.0, 5.0), "must ascend"),
         (lambda: GaussianSmearing(0.0, 5.0, 1), "at least two"),
         (lambda: GaussianSmearing(gamma=-1.0), "'gamma' must be positive"),
+        (lambda: GaussianBasis(torch.ones(3), torch.ones(2)), r"got \[3\] and \[2\]"),
+        (lambda: GaussianBasis(torch.ones(2), torch.tensor([1.0, -1.0])), r"widths \[1.0, -1.0\]"),
         (lambda: CosineEnvelope(0.0), "'cutoff' must be positive"),
         (lambda: PolynomialEnvelope(math.inf), "'cutoff' must be positive and finite"),
         (lambda: PolynomialEnvelope(5.0, p=2), "'p' must be at least 3"),

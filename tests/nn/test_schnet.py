@@ -284,6 +284,7 @@ OTHERS = [
     dict(envelope="none"),
     dict(num_activations=2),
     dict(readout="mean"),
+    dict(head_activation="silu"),
 ]
 
 

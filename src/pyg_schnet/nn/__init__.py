@@ -8,6 +8,7 @@ from .offsets import Offsets
 from .radial import (
     BesselBasis,
     CosineEnvelope,
+    GaussianBasis,
     GaussianSmearing,
     PolynomialEnvelope,
     ShiftedSoftplus,
@@ -21,6 +22,7 @@ __all__ = [
     "BesselBasis",
     "CosineEnvelope",
     "DipoleReadout",
+    "GaussianBasis",
     "GaussianFilter",
     "GaussianSmearing",
     "InteractionBlock",

@@ -1,7 +1,7 @@
 r"""Weights of other implementations."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,14 +9,9 @@ from torch import nn
 from ..data.species import NUM_SPECIES
 from .readout import AtomwiseReadout, DipoleReadout
 
-if TYPE_CHECKING:
-    from .schnet import SchNet
-
 
 @torch.no_grad()
-def from_pyg(
-    cls: type["SchNet"], model: Any, target: str | None = None, units: str | None = None
-) -> "SchNet":
+def from_pyg(cls: Any, model: Any, target: str | None = None, units: str | None = None) -> Any:
     """Copies a :class:`torch_geometric.nn.SchNet`.
 
     Args:
@@ -42,7 +37,7 @@ def from_pyg(
     if aggregation not in ("SumAggregation", "MeanAggregation"):
         raise ValueError(f"cannot copy the readout {aggregation}: only a sum or mean")
     graph = model.interaction_graph
-    new: Any = cls(
+    new = cls(
         model.hidden_channels,
         model.num_filters,
         model.num_interactions,

@@ -1,44 +1,53 @@
 r"""Networks as files: weights, offsets, units and settings in the safetensors format."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ..storage import load_tensors, save_tensors
-from .filters import GaussianFilter
+from ..storage import CorruptFileError, load_tensors, save_tensors
+from .filters import GaussianFilter, RadialFilter
+from .radial import BesselBasis, GaussianBasis
 
 if TYPE_CHECKING:
     from .schnet import SchNet
 
 _KIND = "SchNet model"
+_FIELDS = {"config", "interaction_graph", "filter", "basis"}
 
 
-def save(model: "SchNet", path: str | Path) -> None:
+def save(model: Any, path: str | Path) -> None:
     """Writes a model, see :meth:`SchNet.save`."""
     header = {
         "config": model.config,
         "interaction_graph": model.interaction_graph is not None,
         "filter": other_filter(model),
+        "basis": _describe_basis(model),
     }
     save_tensors(path, model.state_dict(), header, _KIND)
 
 
 def load(
-    kind: "type[SchNet]",
+    kind: Any,
     path: str | Path,
     interaction_graph: Any,
     filter: Callable[[], nn.Module] | None,
-) -> "SchNet":
+) -> Any:
     """Reads a model, see :meth:`SchNet.load`."""
     tensors, header = load_tensors(path, _KIND)
+    _check_header(kind, path, header)
     if header["interaction_graph"] and interaction_graph is None:
         raise ValueError(
             f"the model in '{path}' had an interaction_graph of its own: give that function to "
             "SchNet.load, or outputs would be others"
         )
     had = header.get("filter")  # files of version 0.1.0 do not tell
+    if had is not None and filter is None:
+        filter = _filter_with(header.get("basis"))
     if had is not None and filter is None:
         raise ValueError(
             f"the model in '{path}' had a {had} in place of the filters on Gaussians: give "
@@ -50,9 +59,84 @@ def load(
             f"the model in '{path}' had filters of another kind ({had or 'GaussianFilter'}) than "
             f"the 'filter' function makes ({made or 'GaussianFilter'}): give the one it had"
         )
-    model.to(tensors["embedding.weight"].dtype)
-    model.load_state_dict(tensors)
+    _fill(model, path, tensors)
     return model
+
+
+def _check_header(kind: Any, path: str | Path, header: Mapping[str, Any]) -> None:
+    """Refuses files with settings that this version would have to ignore."""
+    config = header.get("config")
+    if not isinstance(config, Mapping) or "interaction_graph" not in header:
+        raise CorruptFileError(f"'{path}' is damaged: its header lacks settings of the model")
+    known = inspect.signature(kind).parameters
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    strange = sorted(set(header) - _FIELDS)
+    if not takes_more:
+        strange += sorted(set(config) - set(known))
+    if strange:
+        raise CorruptFileError(
+            f"'{path}' has settings that this pyg-schnet does not know ({', '.join(strange)}) and "
+            "will not ignore: update pyg-schnet"
+        )
+
+
+def _fill(model: Any, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    if "embedding.weight" in tensors:
+        model.to(tensors["embedding.weight"].dtype)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CorruptFileError(
+            f"the tensors in '{path}' are not those of its settings: {error}"
+        ) from error
+
+
+def _describe_basis(model: "SchNet") -> dict[str, Any] | None:
+    """What rebuilds the filters, if all have the same of our bases in place of even Gaussians."""
+    filters = [getattr(block.conv, "filter", None) for block in model.interactions]
+    described = [_describe_filter(filter) for filter in filters]
+    return described[0] if described and described.count(described[0]) == len(described) else None
+
+
+def _describe_filter(filter: Any) -> dict[str, Any] | None:
+    if type(filter) is not RadialFilter:
+        return None
+    basis: Any = filter.basis
+    if type(basis) is BesselBasis:
+        arguments = {"num_radial": basis.num_radial, "cutoff": basis.cutoff}
+    elif type(basis) is GaussianBasis:
+        arguments = {"num_gaussians": basis.center.numel()}
+    else:
+        return None
+    return {
+        "kind": type(basis).__name__,
+        "arguments": arguments,
+        "num_filters": filter.num_filters,
+        "cutoff": filter.cutoff,
+        "envelope": filter.envelope_name,
+        "num_activations": filter.num_activations,
+    }
+
+
+def _filter_with(described: Mapping[str, Any] | None) -> Callable[[], nn.Module] | None:
+    """The function that makes filters as described."""
+    makers: dict[str, Callable[..., nn.Module]] = {
+        "BesselBasis": BesselBasis,
+        # The Gaussians themselves are among the tensors.
+        "GaussianBasis": lambda num_gaussians: GaussianBasis(
+            torch.zeros(num_gaussians), torch.ones(num_gaussians)
+        ),
+    }
+    if described is None or described["kind"] not in makers:
+        return None
+    make_basis = partial(makers[described["kind"]], **described["arguments"])
+    return lambda: RadialFilter(
+        described["num_filters"],
+        make_basis(),
+        described["cutoff"],
+        envelope=described["envelope"],
+        num_activations=described["num_activations"],
+    )
 
 
 def other_filter(model: "SchNet") -> str | None:

@@ -91,6 +91,7 @@ class RadialFilter(RemembersSettings):
         self.d_max = self.cutoff
         self.vanishes = envelope != "none"
         self._cached_samples: tuple[Any, Samples] | None = None
+        self.envelope_name = envelope
         self.envelope: CosineEnvelope | PolynomialEnvelope | None = None
         if envelope == "cosine":
             self.envelope = CosineEnvelope(cutoff)

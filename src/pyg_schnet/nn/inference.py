@@ -7,7 +7,7 @@ autograd, which for a small molecule costs more than the arithmetic.
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from ..graph import measured_edges
@@ -96,7 +96,7 @@ def predict(
             value, slope = kernels.softplus_and_slope(y)
             x = linear(value, *layer.last).add_(x)
             tape.append((layer, table, u, slope))
-        value, slope = kernels.softplus_and_slope(linear(x, *first))
+        value, slope = _activated(readout.act, linear(x, *first), kernels)
         h = linear(value, *second)
         output, contributions = readout.pool(h, z, batch, num_systems)
         if not (with_forces or with_stress):
@@ -124,6 +124,14 @@ def predict(
         virial = virial_from_distances(by_distance, vectors, lengths, member, num_systems)
         stress = virial / volumes.to(pos.dtype)
     return Prediction(output, contributions, x, forces, stress)
+
+
+def _activated(activation: nn.Module, x: Tensor, kernels: Any) -> tuple[Tensor, Tensor]:
+    """The activation of the readout and its derivative."""
+    if type(activation) is not nn.SiLU:
+        return kernels.softplus_and_slope(x)
+    sigmoid = x.sigmoid()
+    return x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))
 
 
 def predict_by_autograd(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # What the formulas stand for; anything else is left to autograd.
 _ORIGINALS = {
     *(nn.Embedding, AtomwiseReadout, InteractionBlock, SchNetConv, SumAggregation),
-    *(Linear, ShiftedSoftplus, Offsets),
+    *(Linear, ShiftedSoftplus, nn.SiLU, Offsets),
 }
 
 
@@ -56,12 +56,15 @@ def read_layers(model: "SchNet") -> list[Layer] | None:
     layers = []
     for block in blocks._modules.values():
         conv = block._modules.get("conv")
+        act = block._modules.get("act")
         if type(conv) is not SchNetConv or conv.has_message_hooks():
+            return None
+        if type(act) is not ShiftedSoftplus:  # the readout may have another
             return None
         dense = (conv._modules["lin1"], conv._modules["lin2"], block._modules.get("lin"))
         if not all(type(layer) is Linear for layer in dense):
             return None
-        parts += [block, conv, conv._modules["aggr_module"], block._modules.get("act"), *dense]
+        parts += [block, conv, conv._modules["aggr_module"], act, *dense]
         layers.append(Layer(conv, *map(weights_of, dense)))
     if not layers or not _ORIGINALS.issuperset(map(type, parts)):
         return None

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.species import NUM_SPECIES
 from ..ops import Knots
@@ -75,6 +75,7 @@ def predict(
         known,
         *arrays,
         (squared_cutoff, knots.start, 1.0 / knots.spacing, knots.limit, knots.vanishes),
+        type(model.readout.act) is nn.SiLU,
         (contributions.numpy(), x.numpy(), forces.numpy()),
     )
     if not done:

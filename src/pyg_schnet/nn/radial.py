@@ -100,6 +100,58 @@ class GaussianSmearing(nn.Module):
         )
 
 
+class GaussianBasis(nn.Module):
+    r"""Expands distances in Gaussians, each with a centre and width of its own.
+
+    .. math::
+        e_k(d) = \exp\left(-\frac{(d - \mu_k)^2}{2 \sigma_k^2}\right)
+
+    For centres that are not evenly spaced, such as those that other programs trained; others are
+    faster in a :class:`GaussianSmearing`. Nothing in it is trained.
+
+    Args:
+        centers: Centres :math:`\mu_k` ``[K]`` in angstrom.
+        widths: Standard deviations :math:`\sigma_k` ``[K]`` in angstrom.
+
+    Shapes: distances ``[E]`` to ``[E, K]``.
+
+    Raises:
+        ValueError: If shapes differ or a width is not positive.
+
+    >>> GaussianBasis(torch.zeros(3), torch.tensor([1.0, 2.0, 4.0]))
+    GaussianBasis(num_gaussians=3)
+    """
+
+    center: Tensor
+    width: Tensor
+
+    def __init__(self, centers: Tensor, widths: Tensor):
+        super().__init__()
+        if centers.dim() != 1 or centers.shape != widths.shape or not (widths > 0).all():
+            raise ValueError(
+                "expected 'centers' [K] and positive 'widths' [K] "
+                f"(got {list(centers.shape)} and {list(widths.shape)}, widths {widths.tolist()})"
+            )
+        dtype = torch.get_default_dtype()
+        self.register_buffer("center", centers.detach().to(dtype))
+        self.register_buffer("width", widths.detach().to(dtype))
+
+    @property
+    def length_scale(self) -> float:
+        """The smallest width in angstrom, the finest structure that they can make."""
+        return float(self.width.min())
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Evaluates all Gaussians at all distances."""
+        scaled = (distance.unsqueeze(-1) - self.center) / self.width  # [E, K]
+        exponent = (-0.5 * scaled.square()).clamp(min=_LOWEST)
+        return F.threshold(exponent.exp(), _NEGLIGIBLE, 0.0)
+
+    def extra_repr(self) -> str:
+        """Settings as printed in the representation."""
+        return f"num_gaussians={self.center.numel()}"
+
+
 class BesselBasis(nn.Module):
     r"""Expands distances in spherical Bessel functions, as `DimeNet
     <https://arxiv.org/abs/2003.03123>`_ does.

@@ -1,5 +1,7 @@
 r"""Readouts: from atom features to properties of molecules."""
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch_geometric.utils import scatter
@@ -10,14 +12,18 @@ from .offsets import Offsets
 from .radial import ShiftedSoftplus
 from .settings import RemembersSettings
 
+ACTIVATIONS = {"ssp": ShiftedSoftplus, "silu": nn.SiLU}
+
 
 class AtomwiseReadout(RemembersSettings):
     r"""Sum (extensive) or mean (intensive properties) of atom-wise contributions.
 
     .. math::
         E = \sum_i E_i, \qquad
-        E_i = \sigma \left( \mathbf{a}^\top \mathrm{ssp}(A \mathbf{x}_i + \mathbf{b}) + b \right)
+        E_i = \sigma \left( \mathbf{a}^\top \phi(A \mathbf{x}_i + \mathbf{b}) + b \right)
         + \mu + E^{\mathrm{ref}}_{z_i}
+
+    with the shifted softplus as activation :math:`\phi`, or another.
 
     Padding atoms (z = 0) contribute nothing, to a mean neither.
 
@@ -27,6 +33,7 @@ class AtomwiseReadout(RemembersSettings):
         mean: See :class:`Offsets`, as ``std`` and ``atomref``.
         std: Standard deviation per atom.
         atomref: References by atomic number.
+        activation: ``"ssp"``, the shifted softplus, or ``"silu"``.
 
     Shapes: features ``[N, F]`` to the property ``[B, 1]`` and its contributions ``[N]``, float64.
     """
@@ -38,19 +45,23 @@ class AtomwiseReadout(RemembersSettings):
         mean: float | Tensor | None = None,
         std: float | Tensor | None = None,
         atomref: Tensor | None = None,
+        activation: str = "ssp",
     ):
         super().__init__()
         if reduce not in ("add", "sum", "mean"):
             raise ValueError(f"'readout' must be 'add' or 'mean' (got '{reduce}')")
         self.reduce = "mean" if reduce == "mean" else "sum"
+        self.activation = activation
         self.lin1 = Dense(hidden_channels, hidden_channels // 2)
-        self.act = ShiftedSoftplus()
+        self.act = _activation(activation)
         self.lin2 = Dense(hidden_channels // 2, 1)
         self.offsets = Offsets(mean, std, atomref)
 
+    implied: ClassVar[dict[str, Any]] = {"activation": "ssp"}
+
     def settings(self) -> dict[str, str]:
         """What the meaning of the weights depends on, beside their shapes."""
-        return {"readout": self.reduce}
+        return {"readout": self.reduce, "activation": self.activation}
 
     def reset_parameters(self) -> None:
         """Draws new weights; the offsets stay."""
@@ -94,16 +105,17 @@ class DipoleReadout(nn.Module):
 
     Args:
         hidden_channels: Size F of the atom features.
+        activation: ``"ssp"``, the shifted softplus, or ``"silu"``.
 
     Shapes: features ``[N, F]`` to the dipole moment ``[B, 1]`` and charges ``[N]``, float64.
     """
 
     atomic_mass: Tensor
 
-    def __init__(self, hidden_channels: int):
+    def __init__(self, hidden_channels: int, activation: str = "ssp"):
         super().__init__()
         self.lin1 = Dense(hidden_channels, hidden_channels // 2)
-        self.act = ShiftedSoftplus()
+        self.act = _activation(activation)
         self.lin2 = Dense(hidden_channels // 2, 1)
         self.register_buffer("atomic_mass", _atomic_masses())
 
@@ -125,6 +137,12 @@ class DipoleReadout(nn.Module):
         squared = dipole.square().sum(dim=-1, keepdim=True)
         nonzero = squared > 0  # the root has no derivative at zero
         return torch.where(nonzero, squared, 1.0).sqrt() * nonzero, charge.squeeze(-1)
+
+
+def _activation(name: str) -> nn.Module:
+    if name not in ACTIVATIONS:
+        raise ValueError(f"'head_activation' must be one of {tuple(ACTIVATIONS)} (got '{name}')")
+    return ACTIVATIONS[name]()
 
 
 def _count(real: Tensor, batch: Tensor, batch_size: int) -> Tensor:

@@ -2,7 +2,6 @@ r"""SchNet: embedding, interaction blocks, readout."""
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +13,13 @@ from . import checks, edges, files, inference
 from .conv import SchNetConv
 from .filters import GaussianFilter
 from .interaction import InteractionBlock
+from .portable import InteractionGraph, Portable
 from .readout import AtomwiseReadout, DipoleReadout
 from .system import System, check_system
 from .unpack import unpack
 
-InteractionGraph = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-
-class SchNet(nn.Module):
+class SchNet(Portable, nn.Module):
     r"""The network of `"SchNet: A Continuous-filter Convolutional Neural Network for Modeling
     Quantum Interactions" <https://arxiv.org/abs/1706.08566>`_.
 
@@ -57,6 +55,7 @@ class SchNet(nn.Module):
         filter: Makes the filter network of a block, in place of that on Gaussians, such as
             ``lambda: RadialFilter(num_filters, BesselBasis(16, cutoff), cutoff)``. ``cutoff`` and
             ``envelope`` then only choose the neighbours.
+        head_activation: Activation in the readout, ``"ssp"`` or, as in SchNetPack 2, ``"silu"``.
         target: What the model predicts: ``"energy"`` by default, ``"dipole"`` with ``dipole``.
             Forces exist for ``"energy"`` only.
         units: Unit of the target, such as ``"eV"``; travels with the model.
@@ -93,6 +92,7 @@ class SchNet(nn.Module):
         num_activations: int = 1,
         lin1_bias: bool = False,
         filter: Callable[[], nn.Module] | None = None,
+        head_activation: str = "ssp",
         target: str | None = None,
         units: str | None = None,
         mode: str = "auto",
@@ -124,6 +124,7 @@ class SchNet(nn.Module):
             "envelope": envelope,
             "num_activations": num_activations,
             "lin1_bias": lin1_bias,
+            "head_activation": head_activation,
             "target": target,
             "units": units,
         }
@@ -145,9 +146,11 @@ class SchNet(nn.Module):
         checks.check_filters([conv.filter for conv in self._convs], cutoff, envelope)
         self.readout: AtomwiseReadout | DipoleReadout
         if dipole:
-            self.readout = DipoleReadout(hidden_channels)
+            self.readout = DipoleReadout(hidden_channels, head_activation)
         else:
-            self.readout = AtomwiseReadout(hidden_channels, readout, mean, std, atomref)
+            self.readout = AtomwiseReadout(
+                hidden_channels, readout, mean, std, atomref, head_activation
+            )
         # Atomic numbers the model knows; training narrows it to what it has seen.
         self.register_buffer("species", torch.ones(NUM_SPECIES, dtype=torch.bool))
         #: Whether to refuse others; ``evaluate`` does not, since it measures the error.
@@ -178,32 +181,6 @@ class SchNet(nn.Module):
             "lin1_bias": True,
         }
         return cls(**(settings | overrides))
-
-    @classmethod
-    def from_pyg(cls, model: Any, target: str | None = None, units: str | None = None) -> "SchNet":
-        """Copies a :class:`torch_geometric.nn.SchNet`, weight for weight.
-
-        Padding atoms (z = 0) contribute nothing here, and no neighbour is dropped; outputs are
-        equal otherwise. See :func:`pyg_schnet.nn.convert.from_pyg`.
-        """
-        from .convert import from_pyg
-
-        return from_pyg(cls, model, target, units)
-
-    @classmethod
-    def from_pretrained(cls, name: str) -> "SchNet":
-        """Loads one of the trained models that come with the package, for predictions.
-
-        Args:
-            name: ``"qm9-u0"`` or ``"md17-ethanol"``; :func:`pyg_schnet.pretrained.record` tells
-                its errors and how it was trained.
-
-        Raises:
-            ValueError: If there is no such model.
-        """
-        from .. import pretrained
-
-        return pretrained.load(cls, name)
 
     def freeze(self) -> "SchNet":
         """Computes the tables of all filters once, so that predictions need no filter network.
@@ -261,36 +238,6 @@ class SchNet(nn.Module):
     @property
     def _convs(self) -> list[SchNetConv]:
         return [block.conv for block in self.interactions]  # type: ignore[misc]
-
-    def save(self, path: str | Path) -> None:
-        """Saves the model, offsets and units included, in one safetensors file.
-
-        Args:
-            path: File to write, atomically.
-        """
-        files.save(self, path)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        interaction_graph: InteractionGraph | None = None,
-        filter: Callable[[], nn.Module] | None = None,
-    ) -> "SchNet":
-        """Loads a model that :meth:`save` wrote; no code in the file is run.
-
-        Args:
-            path: File to read.
-            interaction_graph: Functions cannot be saved: give it again if the model had one.
-            filter: As that; also if the filters were exchanged in place.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            CorruptFileError: If it is damaged or holds something else.
-            ValueError: If the model needs its ``interaction_graph`` or ``filter`` and none is
-                given, or they are not those it had.
-        """
-        return files.load(cls, path, interaction_graph, filter)
 
     def reset_parameters(self) -> None:
         """Draws new weights; offsets and known species stay."""

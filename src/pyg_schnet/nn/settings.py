@@ -2,7 +2,7 @@ r"""Settings that weights depend on, kept beside them in the ``state_dict``."""
 
 import json
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ class RemembersSettings(nn.Module):
     Shapes alone do not tell a filter of 5 angstrom from one of 10. The settings are stored as JSON
     in a tensor of bytes, which every format for weights can hold.
     """
+
+    #: Settings that files of earlier versions do not state, and what they mean by that.
+    implied: ClassVar[dict[str, Any]] = {}
 
     def settings(self) -> dict[str, Any]:
         """The settings, for JSON."""
@@ -29,7 +32,7 @@ class RemembersSettings(nn.Module):
         Raises:
             ValueError: If they differ.
         """
-        loaded = json.loads(bytes(state.tolist()))
+        loaded = self.implied | json.loads(bytes(state.tolist()))
         ours = self.settings()
         different = [
             f"{name} was {loaded.get(name)!r} and is {value!r}"

@@ -27,6 +27,7 @@ from .filters import GaussianFilter, RadialFilter
 from .radial import (
     BesselBasis,
     CosineEnvelope,
+    GaussianBasis,
     GaussianSmearing,
     PolynomialEnvelope,
     ShiftedSoftplus,
@@ -38,7 +39,7 @@ FINENESS = 10.0
 # The filters that make their tables themselves, and their parts as these were built.
 _FILTERS = {GaussianFilter, RadialFilter}
 _ORIGINALS = {
-    *(BesselBasis, CosineEnvelope, GaussianSmearing),
+    *(BesselBasis, CosineEnvelope, GaussianBasis, GaussianSmearing),
     *(Linear, PolynomialEnvelope, ShiftedSoftplus),
 }
 # Filters without a range get tables up to so many angstrom, or to the longest edge.

@@ -22,7 +22,7 @@ _MATH = {"reassoc", "contract", "nsz", "arcp"}
 
 @kernel(error_model="numpy", fastmath=_MATH)
 def evaluate(
-    z, pos, species, embedding, before, after, last, first, second, tables, offsets, grid, out
+    z, pos, species, embedding, before, after, last, first, second, tables, offsets, grid, silu, out
 ):
     r"""Atom-wise energies, features and forces of one molecule.
 
@@ -42,6 +42,7 @@ def evaluate(
         offsets: Energy of each species ``[101]``, mean and scale of the contributions.
         grid: Squared cutoff, first knot, inverse spacing of knots, upper limit of scaled
             distances, and whether filters vanish from there on.
+        silu: Whether the readout has SiLU as activation in place of the shifted softplus.
         out: Contributions ``[N]``, features ``[N, H]`` and forces ``[N, 3]``, to be written; there
             are no forces if the last has no rows.
 
@@ -107,7 +108,10 @@ def evaluate(
     h = np.empty((num_atoms, half), np.float32)
     h_slopes = np.empty((num_atoms, half), np.float32)
     _linear(x, first, h)
-    _activate(h, h_slopes)
+    if silu:
+        _activate_silu(h, h_slopes)
+    else:
+        _activate(h, h_slopes)
     weight, bias = second
     for i in range(num_atoms):
         value = bias[0]
@@ -221,6 +225,18 @@ def _activate(v, slopes):
     for i in range(v.shape[0]):
         for f in range(v.shape[1]):
             v[i, f], slopes[i, f] = value_and_slope(v[i, f])
+
+
+@kernel(error_model="numpy", fastmath=_MATH)
+def _activate_silu(v, slopes):
+    """SiLU in place, and its derivative."""
+    one = np.float32(1.0)
+    for i in range(v.shape[0]):
+        for f in range(v.shape[1]):
+            x = v[i, f]
+            sigmoid = value_and_slope(x)[1]
+            v[i, f] = x * sigmoid
+            slopes[i, f] = sigmoid * (one + x * (one - sigmoid))
 
 
 @kernel(error_model="numpy", fastmath=_MATH)

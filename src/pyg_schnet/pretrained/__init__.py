@@ -5,10 +5,11 @@ They are runs of ``benchmarks/run.py``, put here by ``benchmarks/publish.py``.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from ..nn import SchNet
+from ..nn.portable import Portable
+
+Model = TypeVar("Model", bound=Portable)
 
 _FOLDER = Path(__file__).parent
 
@@ -40,9 +41,11 @@ def record(name: str) -> dict[str, Any]:
     return found
 
 
-def load(kind: "type[SchNet]", name: str) -> "SchNet":
+def load(kind: type[Model], name: str) -> Model:
     """Loads a model, see :meth:`SchNet.from_pretrained`."""
-    return kind.load(_file(name, "safetensors")).eval()
+    model = kind.load(_file(name, "safetensors"))
+    model.eval()  # type: ignore[attr-defined] # of the module that it is
+    return model
 
 
 def _file(name: str, ending: str) -> Path:

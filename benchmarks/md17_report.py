@@ -296,8 +296,9 @@ def draw(results: dict) -> Any:
             axes.set_ylabel(("energy, MAE, kcal/mol", "forces, MAE, kcal/mol/Å")[k])
             axes.grid(alpha=0.3, which="both")
         about = "" if labels == "original" else f", {labels}"
-        top.set_title(f"{molecule}{about}: validation (dots, lines: test)")
+        top.set_title(f"{molecule}{about}")
         bottom.legend(fontsize=7, frameon=False)
+    figure.suptitle("validation by steps; test: dots, kernels as lines")
     return figure
 
 

@@ -32,8 +32,9 @@ np.savez(sys.argv[4], E=np.full(number, arrays["E_train"].mean()), F=0 * arrays[
 print("a line of the package")
 print(json.dumps({{
     "frames": {frames} or len(arrays["E_train"]), "sigma": 10, "lambda": 1e-10, "permutations": 6,
-    "search": {{"frames": settings["search"], "force_rmse": {{"10": 1.5}}, "seconds": 1.0}},
-    "seconds": 60.0, "memory_gib": 1.25,
+    "search": {{"frames": settings["search"], "force_rmse": {{"10": 1.5}},
+               "seconds": 1.0, "processor_seconds": 1.0}},
+    "seconds": 90.0, "processor_seconds": 60.0, "memory_gib": 1.25,
     "environment": {{"sgdml": "1.2.3", "OMP": os.environ["OMP_NUM_THREADS"]}},
 }}))
 """

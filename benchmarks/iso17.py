@@ -22,13 +22,22 @@ import torch
 from environment import commit, environment
 from iso17_data import SAMPLE, Source, open_file, open_folder
 from iso17_report import as_markdown, draw
-from md17 import budget_of_a_row
-from report import save_report
-from rows import Parts, budget, errors, merge, run_once, validations
-from torch import Tensor
+from loader import source_words
+from rows import (
+    Parts,
+    add_row_arguments,
+    budget,
+    command,
+    errors,
+    fields,
+    folder_of,
+    results_file,
+    run_once,
+    validations,
+    write_rows,
+)
 
 from pyg_schnet import SchNet
-from pyg_schnet.loader import MoleculeLoader
 from pyg_schnet.training import Evaluation, TrainConfig
 
 SUMMARY = "known and unknown isomers of ISO17 or ISO17-GFN2, beside the paper's Table 3"
@@ -37,14 +46,12 @@ ROWS = (*PRESETS, "mean")
 TASKS = ("energies", "forces")
 # Steps between validations.
 EVERY = 1_000
-HERE = Path(__file__).parent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
-    parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
-    parser.add_argument(
-        "--quick", action="store_true", help="under a minute: a few steps on a shipped sample"
+    add_row_arguments(
+        parser, "iso17", quick="a few steps on a shipped sample", seed="of weights and order"
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--root", type=Path, help="folder of ISO17, or of files in its layout")
@@ -58,36 +65,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="to learn energies alone, or with forces (default: both)",
     )
     parser.add_argument("--num-train", type=int, help="conformations to train on (default: all)")
-    parser.add_argument(
-        "--budget", type=budget_of_a_row, default="20m", help="of a row: 20m, 2h, 50000steps, ..."
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order")
     parser.add_argument("--split", type=int, default=0, help="seed of the split of --data")
-    parser.add_argument(
-        "--directory", type=Path, default=Path("runs/iso17"), help="(default: runs/iso17)"
-    )
-    parser.add_argument("--again", action="store_true", help="run rows anew that are done")
 
 
 def run(args: argparse.Namespace) -> None:
     """Trains all rows that are asked for, and writes the results after each."""
-    path = args.json or (None if args.quick else HERE / "results" / "iso17.json")
-    rows: dict[str, dict] = {}
+    path = results_file(args, "iso17")
     if args.quick:
         with TemporaryDirectory() as folder:
             args.directory, args.budget, args.rows = Path(folder), "20steps", list(ROWS)
             args.data, args.num_train = SAMPLE, 100
-            for row in all_rows(args):
-                rows |= row
-        save_report({"rows": merge(path, rows)}, path, as_markdown, draw)
+            write_rows(all_rows(args), path, as_markdown, draw, at_once=True)
         return
     if args.rows and args.root is None and args.data is None:
         raise SystemExit("--root or --data: where are the conformations?")
-    for row in all_rows(args):
-        rows |= row
-        save_report({"rows": merge(path, rows)}, path, as_markdown, draw)
-    if not rows:
-        save_report({"rows": merge(path, rows)}, path, as_markdown, draw)
+    write_rows(all_rows(args), path, as_markdown, draw)
 
 
 def all_rows(args: argparse.Namespace) -> Iterator[dict[str, dict]]:
@@ -114,7 +106,7 @@ def run_row(args: argparse.Namespace, source: Source, name: str, task: str) -> d
         "num_train": number,
         "molecules": source.molecules,
         "split": args.split if args.root is None else None,
-        "command": command(args, name, task, number),
+        "command": command_of(args, name, task, number),
     }
     about = f"{source.name}, N = {number}"
     about += f", split {args.split}" if args.root is None else ""
@@ -128,8 +120,8 @@ def run_row(args: argparse.Namespace, source: Source, name: str, task: str) -> d
     print(f"{key}: {parts.sizes}", flush=True)
     torch.manual_seed(args.seed)
     model = SchNet.paper(units="kcal/mol")
-    folder = args.directory / key.replace(", ", "_").replace(" = ", "").replace(" ", "-")
     config = preset(**settings, **often)
+    folder = folder_of(args, key)
     result = run_once(folder, model, parts, config, again=args.again, forces=True)
     return {key: row | {"budget": args.budget, "seed": args.seed} | result}
 
@@ -155,21 +147,11 @@ def mean_row(parts: Parts) -> dict[str, Any]:
     }
 
 
-def fields(part: Any) -> tuple[Tensor, Tensor]:
-    """Energies ``[B]`` and components of forces ``[3 N]`` of conformations, in float64."""
-    batches = list(MoleculeLoader(part, 4096))
-    energy = torch.cat([batch.energy for batch in batches])
-    return energy, torch.cat([batch.force for batch in batches]).double().flatten()
-
-
-def command(args: argparse.Namespace, name: str, task: str, number: int) -> str:
-    """The command that makes a row, without paths of this machine."""
+def command_of(args: argparse.Namespace, name: str, task: str, number: int) -> str:
+    """The command that makes a row."""
     if args.quick:
-        return "python benchmarks/run.py iso17 --quick"
-    words = ["python benchmarks/run.py iso17"]
-    words += ["--root ..."] if args.root is not None else [f"--data {args.data.name}"]
-    words += [f"--rows {name}"] + ([f"--tasks {task}"] if task else [])
-    words += [f"--num-train {number}"]
-    words += [f"--split {args.split}"] if args.root is None else []
+        return command(args, "iso17")
+    words = [*source_words(args), f"--rows {name}", f"--tasks {task}" if task else ""]
+    words += [f"--num-train {number}", f"--split {args.split}" if args.root is None else ""]
     words += [] if name == "mean" else [f"--budget {args.budget} --seed {args.seed}"]
-    return " ".join(words)
+    return command(args, "iso17", *words)

@@ -22,11 +22,21 @@ from typing import Any
 import numpy as np
 import torch
 from environment import commit, environment
-from md17 import budget_of_a_row
+from loader import add_source, source_words
 from qm9_data import CURVE, TARGETS, Source, network, open_qm9, split
 from qm9_report import as_markdown, draw
-from report import save_report
-from rows import Parts, budget, errors, merge, run_once, validations
+from rows import (
+    Parts,
+    add_row_arguments,
+    budget,
+    command,
+    errors,
+    folder_of,
+    results_file,
+    run_once,
+    validations,
+    write_rows,
+)
 
 from pyg_schnet.data.statistics import atom_references
 from pyg_schnet.training import Evaluation, Labelled, TrainConfig
@@ -42,20 +52,14 @@ RATES = {"enn-s2s": 1e-3}
 QUICK = 600
 # Steps between validations: fewer where a step takes longer.
 EVERY = {"enn-s2s": 250}
-HERE = Path(__file__).parent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
-    parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
-    parser.add_argument(
-        "--quick", action="store_true", help="under a minute: all rows, a few steps of each"
+    add_row_arguments(
+        parser, "qm9", quick="all rows, a few steps of each", seed="of weights and order"
     )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--root", type=Path, help="folder of QM9 (default: the shipped sample)")
-    source.add_argument(
-        "--data", type=Path, help="npz file in place of it: n_atoms [M], Z [N], R [N, 3], U0 [M]"
-    )
+    add_source(parser)
     parser.add_argument("--rows", nargs="*", default=[], choices=ROWS, metavar="ROW", help="which")
     parser.add_argument(
         *("--targets", "--target"), nargs="+", default=["U0"], choices=TARGETS, metavar="TARGET"
@@ -65,28 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-train", type=int, nargs="+", metavar="N", help="molecules to train on (default: all)"
     )
     sizes.add_argument("--curve", action="store_true", help="1,000 and more of them, up to all")
-    parser.add_argument(
-        "--budget", type=budget_of_a_row, default="20m", help="of a row: 20m, 2h, 50000steps, ..."
-    )
     parser.add_argument("--lr", type=float, help="highest learning rate (default: of the row)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and order")
     parser.add_argument("--split", type=int, default=0, help="seed of the split (default: 0)")
-    parser.add_argument(
-        "--directory", type=Path, default=Path("runs/qm9"), help="(default: runs/qm9)"
-    )
-    parser.add_argument("--again", action="store_true", help="run rows anew that are done")
 
 
 def run(args: argparse.Namespace) -> None:
     """Trains all rows that are asked for, and writes the results after each."""
-    path = args.json or (None if args.quick else HERE / "results" / "qm9.json")
-    rows: dict[str, dict] = {}
-    for row in quick_rows(args) if args.quick else all_rows(args):
-        rows |= row
-        if not args.quick:
-            save_report({"rows": merge(path, rows)}, path, as_markdown, draw)
-    if args.quick or not rows:
-        save_report({"rows": merge(path, rows)}, path, as_markdown, draw)
+    rows = quick_rows(args) if args.quick else all_rows(args)
+    write_rows(rows, results_file(args, "qm9"), as_markdown, draw, at_once=args.quick)
 
 
 def quick_rows(args: argparse.Namespace) -> Iterator[dict[str, dict]]:
@@ -132,7 +122,7 @@ def run_row(args: argparse.Namespace, source: Source, parts: Parts, name: str) -
         "num_train": len(parts.train),
         "unit": source.unit,
         "split": args.split,
-        "command": command(args, source.target, name, len(parts.train)),
+        "command": command_of(args, source.target, name, len(parts.train)),
     }
     about = f"{source.target}, {source.name}, N = {len(parts.train)}, split {args.split}, {name}"
     if name in FITS:
@@ -156,12 +146,6 @@ def run_row(args: argparse.Namespace, source: Source, parts: Parts, name: str) -
 def trained(args: argparse.Namespace) -> str:
     """Budget, and the learning rate if it was given."""
     return args.budget + ("" if args.lr is None else f", lr {args.lr:g}")
-
-
-def folder_of(args: argparse.Namespace, key: str) -> Path:
-    """Where a row is kept."""
-    name = key.replace(", ", "_").replace(" = ", "").replace(" ", "-").replace(",", "")
-    return Path(args.directory) / name
 
 
 def config_of(args: argparse.Namespace, name: str, target: str, num_train: int) -> TrainConfig:
@@ -228,15 +212,13 @@ def combine(members: list[Path]) -> dict[str, Any] | None:
     }
 
 
-def command(args: argparse.Namespace, target: str, name: str, num_train: int) -> str:
-    """The command that makes a row, without paths of this machine."""
-    words = ["python benchmarks/run.py qm9"]
+def command_of(args: argparse.Namespace, target: str, name: str, num_train: int) -> str:
+    """The command that makes a row."""
     if args.quick:
-        return f"{words[0]} --quick"
-    words += ["--root ..."] if args.root is not None else []
-    words += [f"--data {args.data.name}"] if args.data is not None else []
-    words += [f"--rows {name} --targets {target} --num-train {num_train} --split {args.split}"]
+        return command(args, "qm9")
+    words = [*source_words(args), f"--rows {name} --targets {target} --num-train {num_train}"]
+    words += [f"--split {args.split}"]
     if name not in FITS:
         words += [] if args.lr is None else [f"--lr {args.lr:g}"]
         words += [f"--budget {args.budget} --seed {args.seed}"]
-    return " ".join(words)
+    return command(args, "qm9", *words)

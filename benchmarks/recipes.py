@@ -14,6 +14,7 @@ on, those that are done are not run again unless ``--again`` asks for it.
 import argparse
 import json
 import statistics
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +23,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from md17 import open_frames
-from report import save_report
-from rows import Parts, made_by, merge, run_once, validations
+from md17_data import open_frames
+from rows import (
+    Parts,
+    add_row_arguments,
+    command,
+    folder_of,
+    made_by,
+    results_file,
+    run_once,
+    validations,
+    write_rows,
+)
 
 from pyg_schnet import SchNet
 from pyg_schnet.data import random_split
@@ -81,16 +91,12 @@ OF_FORCES: dict[str, dict[str, Any]] = {
 BATCH_SIZES = (4, 8, 16, 32)
 VALIDATIONS = 12
 CUTOFF = 30.0
-HERE = Path(__file__).parent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
     names = [*VARIANTS, *OF_FORCES]
-    parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
-    parser.add_argument(
-        "--quick", action="store_true", help="under a minute: two recipes, a few steps each"
-    )
+    add_row_arguments(parser, "recipes", quick="two recipes, a few steps each", budget=None)
     parser.add_argument("--md17", type=Path, help="folder of md17_ethanol.npz, for the forces")
     parser.add_argument(
         "--qm9", type=Path, help="npz file for the energies: n_atoms [M], Z, R and U0 in Hartree"
@@ -100,27 +106,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=150.0, help="processor time of a run's steps (default 150)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of split, weights and order")
-    parser.add_argument(
-        "--directory", type=Path, default=Path("runs/recipes"), help="(default: runs/recipes)"
-    )
-    parser.add_argument("--again", action="store_true", help="run anew what is done")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs all variants that are asked for, and writes the results after each."""
-    path = args.json or (None if args.quick else HERE / "results" / "recipes.json")
+    path = results_file(args, "recipes")
     if args.quick:
         with TemporaryDirectory() as folder:
             args.directory, args.seconds, args.only = Path(folder), 0.5, ["base", "batch 32"]
-            run_all(args, path)
+            write_rows(all_rows(args), path, as_markdown, draw)
     else:
-        run_all(args, path)
+        write_rows(all_rows(args), path, as_markdown, draw)
 
 
-def run_all(args: argparse.Namespace, path: Path | None) -> None:
+def all_rows(args: argparse.Namespace) -> Iterator[dict[str, dict]]:
     """Every task with every variant that it has."""
-    rows: dict[str, dict] = {}
     for task in args.tasks:
         forces = task == "forces"
         variants = VARIANTS | (OF_FORCES if forces else {})
@@ -129,11 +129,7 @@ def run_all(args: argparse.Namespace, path: Path | None) -> None:
             continue
         data, label, parts = read_forces(args) if forces else read_energies(args)
         for name in wanted:
-            row = run_variant(args, task, name, variants[name], data, label, parts)
-            rows |= row
-            save_report({"rows": merge(path, rows)}, path, as_markdown, draw)
-    if not rows:
-        save_report({"rows": merge(path, rows)}, path, as_markdown, draw)
+            yield run_variant(args, task, name, variants[name], data, label, parts)
 
 
 def read_forces(args: argparse.Namespace) -> tuple[str, str, Parts]:
@@ -192,10 +188,9 @@ def run_variant(
     key = f"{data}, {name}, {args.seconds:g} s, seed {args.seed}"
     print(f"{key}: {steps:,} steps of {1e3 * cost:.2f} ms", flush=True)
     torch.manual_seed(args.seed)
-    folder = key.replace(", ", "_").replace(" ", "-")
-    result = run_once(args.directory / folder, network(), parts, config, again=args.again)
+    result = run_once(folder_of(args, key), network(), parts, config, again=args.again)
     row = {"data": data, "name": name, "changes": changes, "budget_s": args.seconds}
-    row |= {"seed": args.seed, "step_cost_ms": 1e3 * cost, "command": _command(args, task, name)}
+    row |= {"seed": args.seed, "step_cost_ms": 1e3 * cost, "command": command_of(args, task)}
     return {key: row | result}
 
 
@@ -243,14 +238,12 @@ def step_costs(
     return known[data]
 
 
-def _command(args: argparse.Namespace, task: str, name: str) -> str:
-    """The command that makes a row, without paths of this machine."""
-    words = ["python benchmarks/run.py recipes"] + (["--quick"] if args.quick else [])
-    source = args.md17 if task == "forces" else args.qm9
-    if source is not None:
-        words.append("--md17 ..." if task == "forces" else f"--qm9 {source.name}")
-    words += [f"--tasks {task} --seconds {args.seconds:g} --seed {args.seed}"]
-    return " ".join(words)
+def command_of(args: argparse.Namespace, task: str) -> str:
+    """The command that makes the rows of a task."""
+    file = args.md17 if task == "forces" else args.qm9
+    source = "" if file is None else ("--md17 ..." if task == "forces" else f"--qm9 {file.name}")
+    words = f"--tasks {task} --seconds {args.seconds:g} --seed {args.seed}"
+    return command(args, "recipes", source, words)
 
 
 def as_markdown(results: dict) -> str:

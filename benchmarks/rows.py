@@ -9,7 +9,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from environment import commit, environment
+from report import save_report
+from torch import Tensor
 
-from pyg_schnet import SchNet
+from pyg_schnet import MoleculeLoader, SchNet
 from pyg_schnet.storage import write_atomically
 from pyg_schnet.training import Evaluation, TrainConfig, evaluate, fit
 
+HERE = Path(__file__).parent
 # Points of a learning curve that a result keeps.
 _CURVE = 100
 _COLUMNS = {
@@ -66,6 +69,91 @@ def budget(text: str) -> dict[str, Any]:
     return {"max_time": text}
 
 
+def add_row_arguments(
+    parser: argparse.ArgumentParser,
+    suite: str,
+    *,
+    quick: str = "a few steps on the shipped sample",
+    seed: str = "of split, weights and order",
+    budget: str | None = "20m",
+) -> None:
+    """Options of every suite that trains rows.
+
+    Args:
+        parser: Where to add them.
+        suite: Name of the suite, of its files and its folder.
+        quick: What ``--quick`` does.
+        seed: What ``--seed`` is the seed of.
+        budget: Budget of a row by default; there is no such option if ``None``.
+    """
+    parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
+    parser.add_argument("--quick", action="store_true", help=f"under a minute: {quick}")
+    if budget is not None:
+        words = "of a row: 20m, 2h, 50000steps, 30epochs, ... (default: %(default)s)"
+        parser.add_argument("--budget", type=_budget, default=budget, help=words)
+    parser.add_argument("--seed", type=int, default=0, help=f"{seed} (default: 0)")
+    parser.add_argument(
+        "--directory", type=Path, default=Path("runs") / suite, help="(default: %(default)s)"
+    )
+    parser.add_argument("--again", action="store_true", help="run rows anew that are done")
+
+
+def _budget(text: str) -> str:
+    """A budget, as it was given."""
+    budget(text)
+    return text
+
+
+def results_file(args: argparse.Namespace, suite: str) -> Path | None:
+    """Where results go: beside those of the other suites, and nowhere if they are quick ones."""
+    return args.json or (None if args.quick else HERE / "results" / f"{suite}.json")
+
+
+def write_rows(
+    rows: Iterable[dict[str, dict]],
+    path: Path | None,
+    as_markdown: Callable[[dict], str],
+    draw: Callable[[dict], Any],
+    *,
+    at_once: bool = False,
+) -> None:
+    """Writes rows, by their names, beside those that a file of results has.
+
+    Args:
+        rows: One or more at a time; without any, the tables are written anew.
+        path: File of results; they are only printed if ``None``.
+        as_markdown: Makes the tables.
+        draw: Makes the figure.
+        at_once: Write when all are done, not after each.
+    """
+    done: dict[str, dict] = {}
+    for row in rows:
+        done |= row
+        if not at_once:
+            save_report({"rows": merge(path, done)}, path, as_markdown, draw)
+    if at_once or not done:
+        save_report({"rows": merge(path, done)}, path, as_markdown, draw)
+
+
+def command(args: argparse.Namespace, suite: str, *words: str) -> str:
+    """The command that makes a row: its words, which name no paths of this machine."""
+    start = ["python benchmarks/run.py", suite, "--quick" if args.quick else ""]
+    return " ".join(word for word in (*start, *words) if word)
+
+
+def folder_of(args: argparse.Namespace, key: str) -> Path:
+    """Where a row is kept."""
+    name = key.replace(", ", "_").replace(" = ", "").replace(" ", "-").replace(",", "")
+    return Path(args.directory) / name
+
+
+def fields(part: Any) -> tuple[Tensor, Tensor]:
+    """Energies ``[B]`` of some frames, and forces ``[N, 3]`` on all their atoms, in float64."""
+    batches = list(MoleculeLoader(part, 4096))
+    energy = torch.cat([batch.energy for batch in batches])
+    return energy, torch.cat([batch.force for batch in batches]).double()
+
+
 def validations(num_train: int, batch_size: int, steps: int) -> dict[str, Any]:
     """Settings that validate about every ``steps`` steps, and leave the end to the budget."""
     epoch = -(-num_train // batch_size)
@@ -108,7 +196,7 @@ def run_once(
         shutil.rmtree(directory)
     if done.exists():
         saved: dict[str, Any] = json.loads(done.read_text())
-        _compare(directory, saved["config"], config)
+        refuse_other_settings(directory, saved["config"], config.to_dict())
         return saved
     result: dict[str, Any] = {
         "threads": torch.get_num_threads(),
@@ -190,8 +278,8 @@ def made_by(rows: dict[str, dict]) -> list[str]:
     return [f"- {'; '.join(names)}: {origin}" for origin, names in origins.items()]
 
 
-def _compare(directory: Path, saved: dict[str, Any], config: TrainConfig) -> None:
-    now = config.to_dict()
+def refuse_other_settings(directory: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    """Complains if the run in a folder is not the one that is asked for."""
     different = [
         f"{name} was {saved.get(name)!r} and is {value!r}"
         for name, value in now.items()

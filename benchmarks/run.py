@@ -9,6 +9,9 @@ python benchmarks/run.py scaling --quick       # to 3,000 atoms, under a minute
 python benchmarks/run.py loader                # loading of mini-batches, a minute
 python benchmarks/run.py loader --root data/QM9
 python benchmarks/run.py md17 --root data/MD17 --molecules ethanol --budget 20m
+python benchmarks/run.py md17 --root data/MD17 --molecules ethanol --rows dtnn --num-train 50000
+python benchmarks/run.py md17 --root data/MD17 --molecules ethanol --rows gdml sgdml \
+    --python sgdml=/path/to/its/python
 python benchmarks/run.py md17 --quick          # a few steps on the shipped sample
 python benchmarks/run.py qm9 --root data/QM9 --rows schnet-fast dtnn --num-train 50000 --budget 1h
 python benchmarks/run.py qm9 --quick           # all rows, a few steps on the shipped sample

@@ -16,7 +16,13 @@ from typing import Any
 
 import numpy as np
 from environment import environment
-from peers import add_python_option, call_worker, installed, read_pythons, without_paths
+from peers.processes import (
+    add_python_option,
+    call_worker,
+    installed,
+    read_pythons,
+    without_paths,
+)
 from report import save_report
 from systems import NETWORKS, write_water
 from tqdm import tqdm

@@ -13,7 +13,13 @@ import tempfile
 from pathlib import Path
 
 from environment import environment
-from peers import add_python_option, call_worker, installed, read_pythons, without_paths
+from peers.processes import (
+    add_python_option,
+    call_worker,
+    installed,
+    read_pythons,
+    without_paths,
+)
 from report import as_markdown, draw, save_report
 from systems import NETWORKS, SYSTEMS, write_system
 from tqdm import tqdm

@@ -7,7 +7,7 @@ rows, the table and the figure are the same for all.
 import argparse
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from report import save_report
-from rows import Parts, budget, made_by, merge, run_once, validations
+from loader import add_source, source_words
+from rows import (
+    Parts,
+    add_row_arguments,
+    budget,
+    command,
+    made_by,
+    results_file,
+    run_once,
+    validations,
+    write_rows,
+)
 
 from pyg_schnet import MoleculeLoader, SchNet
 from pyg_schnet.data import atom_references, composition, random_split
@@ -33,7 +43,6 @@ SIZES = {"QM9": (1_000, 10_000), "QM9Sample": (200, 10_000), "quick": (30, 100)}
 EVERY = 500
 # A step is timed on so many batches, as often.
 BATCHES, TURNS = 4, 5
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -78,15 +87,8 @@ class Study:
 
 def add_arguments(parser: argparse.ArgumentParser, study: Study) -> None:
     """Options of a study."""
-    parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
-    parser.add_argument(
-        "--quick", action="store_true", help="under a minute: a few steps on the shipped sample"
-    )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--root", type=Path, help="folder of QM9 (default: the shipped sample)")
-    source.add_argument(
-        "--data", type=Path, help="npz file in place of it: n_atoms [M], Z, R and U0 in Hartree"
-    )
+    add_row_arguments(parser, study.name, budget="10m")
+    add_source(parser)
     parser.add_argument(
         "--num-train", type=int, help="molecules to train on (default: 10000; of the sample 2400)"
     )
@@ -103,47 +105,32 @@ def add_arguments(parser: argparse.ArgumentParser, study: Study) -> None:
         default=study.lr,
         help=f"highest learning rate (default: {study.lr or 'that of the preset'})",
     )
-    parser.add_argument(
-        "--budget", type=_budget, default="10m", help="of a row: 10m, 5000steps, ... (default: 10m)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of split, weights and order")
-    parser.add_argument(
-        "--directory", type=Path, default=Path("runs") / study.name, help="(default: %(default)s)"
-    )
-    parser.add_argument("--again", action="store_true", help="run rows anew that are done")
-
-
-def _budget(text: str) -> str:
-    budget(text)
-    return text
 
 
 def run(args: argparse.Namespace, study: Study) -> None:
     """Trains all rows that are asked for, and writes the results after each."""
-    path = args.json or (None if args.quick else HERE / "results" / f"{study.name}.json")
     if args.quick:
         with TemporaryDirectory() as folder:
             args.directory, args.budget, args.num_train = Path(folder), "10steps", 160
-            run_all(args, study, path)
+            write_all(args, study)
     else:
-        run_all(args, study, path)
+        write_all(args, study)
 
 
-def run_all(args: argparse.Namespace, study: Study, path: Path | None) -> None:
+def write_all(args: argparse.Namespace, study: Study) -> None:
     """One row after the other; without any, only the tables are written anew."""
-    rows: dict[str, dict] = {}
+    path = results_file(args, study.name)
+    write_rows(all_rows(args, study, path), path, partial(as_markdown, study), partial(draw, study))
+
+
+def all_rows(
+    args: argparse.Namespace, study: Study, path: Path | None
+) -> Iterator[dict[str, dict]]:
+    """Every row that is asked for."""
     data = open_molecules(args) if args.only else None
     for name in args.only:
         assert data is not None
-        rows |= run_row(args, study, name, *data, path)
-        _save(study, rows, path)
-    if not rows:
-        _save(study, rows, path)
-
-
-def _save(study: Study, rows: dict[str, dict], path: Path | None) -> None:
-    results = {"rows": merge(path, rows)}
-    save_report(results, path, partial(as_markdown, study), partial(draw, study))
+        yield run_row(args, study, name, *data, path)
 
 
 def open_molecules(args: argparse.Namespace) -> tuple[str, str, Parts]:
@@ -194,7 +181,7 @@ def run_row(
     torch.manual_seed(args.seed)
     model = study.variants[name].build()
     row = {"name": name, **same, "atom_references": reference_mae(parts, label)}
-    row |= {"command": command(args, study), **study.fresh(model)}
+    row |= {"command": command_of(args, study), **study.fresh(model)}
     folder = args.directory / re.sub(r"\W+", "_", key)
     result = run_once(
         *(folder, model, parts, config),
@@ -245,19 +232,16 @@ def step_ms(model: SchNet, parts: Parts, config: TrainConfig) -> float:
     return 1e3 * min(times) / len(batches)
 
 
-def command(args: argparse.Namespace, study: Study) -> str:
-    """The command that makes the rows, without paths of this machine."""
-    words = [f"python benchmarks/run.py {study.name}"]
-    if args.quick:
-        words.append("--quick")
-    else:
-        words += ["--root ..."] if args.root is not None else []
-        words += [f"--data {args.data.name}"] if args.data is not None else []
+def command_of(args: argparse.Namespace, study: Study) -> str:
+    """The command that makes the rows."""
+    words: list[str] = []
+    if not args.quick:
+        words += source_words(args)
         words += [f"--num-train {args.num_train}"] if args.num_train is not None else []
         words += [f"--budget {args.budget}"]
     words += [f"--preset {args.preset}"]
     words += [f"--lr {args.lr:g}"] if args.lr is not None else []
-    return " ".join([*words, f"--seed {args.seed}"])
+    return command(args, study.name, *words, f"--seed {args.seed}")
 
 
 def as_markdown(study: Study, results: dict) -> str:

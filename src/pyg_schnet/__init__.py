@@ -1,9 +1,12 @@
 """SchNet for PyTorch Geometric: continuous-filter convolutions for molecules and crystals."""
 
+from typing import TYPE_CHECKING, Any
+
 from .graph import NeighborList, RadiusGraph, edge_lengths, edge_vectors, radius_graph
 from .loader import MoleculeLoader
 from .nn import (
     CosineEnvelope,
+    Ensemble,
     GaussianFilter,
     GaussianSmearing,
     PolynomialEnvelope,
@@ -15,10 +18,14 @@ from .nn import (
     stress_from_energy,
 )
 
+if TYPE_CHECKING:
+    from .interfaces.ase import SchNetCalculator as SchNetCalculator
+
 __version__ = "0.1.0"
 
 __all__ = [
     "CosineEnvelope",
+    "Ensemble",
     "GaussianFilter",
     "GaussianSmearing",
     "MoleculeLoader",
@@ -35,3 +42,12 @@ __all__ = [
     "strained",
     "stress_from_energy",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing the package must not import ASE, which is optional.
+    if name == "SchNetCalculator":
+        from .interfaces.ase import SchNetCalculator
+
+        return SchNetCalculator
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

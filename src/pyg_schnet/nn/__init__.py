@@ -2,6 +2,7 @@
 
 from .aggr import ScatterSum
 from .conv import SchNetConv
+from .ensemble import Ensemble
 from .filters import GaussianFilter, RadialFilter
 from .interaction import InteractionBlock
 from .offsets import Offsets
@@ -21,6 +22,7 @@ __all__ = [
     "BesselBasis",
     "CosineEnvelope",
     "DipoleReadout",
+    "Ensemble",
     "GaussianFilter",
     "GaussianSmearing",
     "InteractionBlock",

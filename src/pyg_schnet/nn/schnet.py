@@ -355,24 +355,9 @@ class SchNet(nn.Module):
               mean) is the target; partial charges for a dipole moment
             - ``"features"``: ``[N, F]``
         """
-        if stress and self.target != "energy":
-            raise ValueError(f"stress is a derivative of the energy, not of '{self.target}'")
-        forces = forces and self.target == "energy"
         with torch.inference_mode(False):
             system = unpack(self, data)
-            result = inference.predict(
-                self, system, forces, stress
-            ) or inference.predict_by_autograd(self, system, forces, stress)
-        named: dict[str, Any] = {self.target: result.output.squeeze(-1)}
-        if forces:
-            named["forces"] = result.forces
-        if stress:
-            named["stress"] = result.stress
-        if energies:
-            named["energies"] = result.contributions
-        if features:
-            named["features"] = result.features
-        return named
+        return inference.named(self, system, forces, stress, energies, features)
 
     def _evaluate(self, system: System) -> tuple[Tensor, Tensor, Tensor]:
         """The target ``[B, 1]``, contributions of the atoms ``[N]`` and features ``[N, F]``."""

@@ -13,9 +13,12 @@ from .nn import (
     SchNet,
     SchNetConv,
     ShiftedSoftplus,
+    Vibrations,
     forces_from_energy,
+    hessian,
     strained,
     stress_from_energy,
+    vibrations,
 )
 
 if TYPE_CHECKING:
@@ -35,12 +38,15 @@ __all__ = [
     "SchNet",
     "SchNetConv",
     "ShiftedSoftplus",
+    "Vibrations",
     "edge_lengths",
     "edge_vectors",
     "forces_from_energy",
+    "hessian",
     "radius_graph",
     "strained",
     "stress_from_energy",
+    "vibrations",
 ]
 
 

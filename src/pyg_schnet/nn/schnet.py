@@ -199,13 +199,14 @@ class SchNet(nn.Module):
             The model, in evaluation mode.
         """
         self.eval()
-        for conv in self._convs:
-            conv.freeze()
-        if self._convs:
-            finest = max((conv.frozen_knots for conv in self._convs), key=lambda k: k.intervals)
-            for conv in self._convs:  # on the same knots, blocks share what is prepared of edges
-                if conv.frozen_knots != finest:
-                    conv.freeze(finest)
+        with torch.inference_mode(False):
+            for conv in self._convs:
+                conv.freeze()
+            if self._convs:
+                finest = max((conv.frozen_knots for conv in self._convs), key=lambda k: k.intervals)
+                for conv in self._convs:  # on the same knots, blocks share what they need of edges
+                    if conv.frozen_knots != finest:
+                        conv.freeze(finest)
         return self
 
     @property

@@ -314,6 +314,10 @@ def test_outside_the_domain():
     with pytest.raises(ValueError, match="not trained on atomic number 9"):
         atoms.get_forces()
     assert atoms.calc.results == {}  # none of the structure before
+    atoms.calc.calculate(molecule("H2O"))
+    with pytest.raises(ValueError, match="number 9"):
+        atoms.calc.calculate(atoms)
+    assert atoms.calc.results == {}
     atoms.numbers[1] = 0
     with pytest.raises(ValueError, match="at least 1"):
         atoms.get_forces()

@@ -20,6 +20,8 @@ python benchmarks/run.py iso17 --quick         # a few steps on a sample of ISO1
 python benchmarks/run.py recipes --md17 data/MD17 --qm9 qm9.npz --seconds 150
 python benchmarks/run.py filters --data qm9.npz --budget 10m
 python benchmarks/run.py convs --root data/QM9 --budget 10m
+python benchmarks/run.py md --python schnetpack=...   # dynamics of one molecule, three minutes
+python benchmarks/run.py md --quick            # few steps, under half a minute
 python benchmarks/run.py epoch                 # what the training loop adds to the steps, a minute
 """
 
@@ -30,6 +32,7 @@ import epoch
 import filters
 import iso17
 import loader
+import md
 import md17
 import qm9
 import recipes
@@ -40,6 +43,7 @@ SUITES = {
     "speed": speed,
     "scaling": scaling,
     "loader": loader,
+    "md": md,
     "epoch": epoch,
     "qm9": qm9,
     "md17": md17,

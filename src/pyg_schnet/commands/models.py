@@ -1,18 +1,17 @@
 r"""Models from flags and from files."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..nn import SchNet
-from ..storage import CorruptFileError
-from ..training.checkpoint import LAST, load_averaged
+from ..training.saved import BEST, find, load_model
 from .flags import UsageError
 from .settings import Setting, arguments_of, flag_of
 
-BEST = "best.safetensors"
+__all__ = ["BEST", "PRESETS", "build", "contradictions", "device_of", "find", "load_model"]
+
 #: Constructors by name; the first is the usual one.
 PRESETS: dict[str, Callable[..., SchNet]] = {"paper": SchNet.paper, "default": SchNet}
 # Arguments of SchNet that are functions, tensors, or follow from the data.
@@ -53,43 +52,6 @@ def contradictions(model: SchNet, settings: Mapping[str, Any]) -> list[str]:
         if (list(value) if isinstance(value, tuple | list) else value) != has:
             found.append(f"{flag_of(name)} {value} (it has {has})")
     return found
-
-
-def find(path: str | Path) -> Path:
-    """The file of a model: itself, or the best model of a run.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file or directory '{path}'")
-    if not path.is_dir():
-        return path
-    for name in (BEST, LAST):
-        if (path / name).exists():
-            return path / name
-    raise FileNotFoundError(f"'{path}' is no directory of a run: it has no '{BEST}'")
-
-
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> SchNet:
-    """Loads a model, or the averaged weights of a training checkpoint.
-
-    Args:
-        path: File, or directory of a run, whose best model is taken.
-        device: Where to put it.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        CorruptFileError: If it is damaged or holds something else.
-    """
-    path = find(path)
-    try:
-        return SchNet.load(path).to(device)
-    except CorruptFileError as error:
-        if "holds a training checkpoint" not in str(error):
-            raise
-    return load_averaged(path).to(device)
 
 
 def device_of(name: str) -> torch.device:

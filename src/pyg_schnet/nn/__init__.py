@@ -2,7 +2,9 @@
 
 from .aggr import ScatterSum
 from .conv import SchNetConv
+from .ensemble import Ensemble
 from .filters import GaussianFilter, RadialFilter
+from .harmonic import Vibrations, hessian, vibrations
 from .interaction import InteractionBlock
 from .offsets import Offsets
 from .radial import (
@@ -22,6 +24,7 @@ __all__ = [
     "BesselBasis",
     "CosineEnvelope",
     "DipoleReadout",
+    "Ensemble",
     "GaussianBasis",
     "GaussianFilter",
     "GaussianSmearing",
@@ -33,7 +36,10 @@ __all__ = [
     "SchNet",
     "SchNetConv",
     "ShiftedSoftplus",
+    "Vibrations",
     "forces_from_energy",
+    "hessian",
     "strained",
     "stress_from_energy",
+    "vibrations",
 ]

@@ -40,6 +40,46 @@ class Prediction(NamedTuple):
     stress: Tensor | None = None
 
 
+def named(
+    model: "SchNet",
+    system: System,
+    forces: bool = True,
+    stress: bool = False,
+    energies: bool = False,
+    features: bool = False,
+) -> dict[str, Tensor]:
+    """Predictions by name, see :meth:`SchNet.predict`.
+
+    Args:
+        model: The network.
+        system: Atoms, not checked yet.
+        forces: Whether to compute forces; targets other than the energy have none.
+        stress: Whether to compute stress.
+        energies: Whether to return the contributions of the atoms.
+        features: Whether to return the features of the atoms.
+
+    Raises:
+        ValueError: If stress is asked for, and the target is not an energy.
+    """
+    if stress and model.target != "energy":
+        raise ValueError(f"stress is a derivative of the energy, not of '{model.target}'")
+    forces = forces and model.target == "energy"
+    with torch.inference_mode(False):
+        result = predict(model, system, forces, stress) or predict_by_autograd(
+            model, system, forces, stress
+        )
+    found: dict[str, Any] = {model.target: result.output.squeeze(-1)}
+    if forces:
+        found["forces"] = result.forces
+    if stress:
+        found["stress"] = result.stress
+    if energies:
+        found["energies"] = result.contributions
+    if features:
+        found["features"] = result.features
+    return found
+
+
 @torch.no_grad()
 def predict(
     model: "SchNet", system: System, with_forces: bool, with_stress: bool = False

@@ -191,13 +191,14 @@ class SchNet(Portable, nn.Module):
             The model, in evaluation mode.
         """
         self.eval()
-        for conv in self._convs:
-            conv.freeze()
-        if self._convs:
-            finest = max((conv.frozen_knots for conv in self._convs), key=lambda k: k.intervals)
-            for conv in self._convs:  # on the same knots, blocks share what is prepared of edges
-                if conv.frozen_knots != finest:
-                    conv.freeze(finest)
+        with torch.inference_mode(False):
+            for conv in self._convs:
+                conv.freeze()
+            if self._convs:
+                finest = max((conv.frozen_knots for conv in self._convs), key=lambda k: k.intervals)
+                for conv in self._convs:  # on the same knots, blocks share what they need of edges
+                    if conv.frozen_knots != finest:
+                        conv.freeze(finest)
         return self
 
     @property
@@ -317,24 +318,9 @@ class SchNet(Portable, nn.Module):
               mean) is the target; partial charges for a dipole moment
             - ``"features"``: ``[N, F]``
         """
-        if stress and self.target != "energy":
-            raise ValueError(f"stress is a derivative of the energy, not of '{self.target}'")
-        forces = forces and self.target == "energy"
         with torch.inference_mode(False):
             system = unpack(self, data)
-            result = inference.predict(
-                self, system, forces, stress
-            ) or inference.predict_by_autograd(self, system, forces, stress)
-        named: dict[str, Any] = {self.target: result.output.squeeze(-1)}
-        if forces:
-            named["forces"] = result.forces
-        if stress:
-            named["stress"] = result.stress
-        if energies:
-            named["energies"] = result.contributions
-        if features:
-            named["features"] = result.features
-        return named
+        return inference.named(self, system, forces, stress, energies, features)
 
     def _evaluate(self, system: System) -> tuple[Tensor, Tensor, Tensor]:
         """The target ``[B, 1]``, contributions of the atoms ``[N]`` and features ``[N, F]``."""

@@ -1,0 +1,281 @@
+r"""A calculator for ASE (`Larsen et al. 2017 <https://doi.org/10.1088/1361-648X/aa680e>`_)."""
+
+import copy
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+try:
+    from ase import Atoms
+    from ase.calculators.calculator import (
+        CalculationFailed,
+        Calculator,
+        PropertyNotImplementedError,
+        all_changes,
+    )
+    from ase.data import covalent_radii
+    from ase.outputs import Properties
+    from ase.stress import full_3x3_to_voigt_6_stress
+except ImportError as error:
+    raise ImportError("this needs the package ase: pip install pyg-schnet[ase]") from error
+
+from ..data.units import convert
+from ..graph import NeighborList
+from ..nn import Ensemble, SchNet, SchNetConv
+from ..nn.ensemble import evaluated
+from ..nn.system import System
+from ..training.saved import load_model
+from .contacts import Contacts
+
+# Up to so many atoms, an open system is searched anew in less time than a list is looked after.
+_SMALL = 100
+_PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress")
+
+
+class SchNetCalculator(Calculator):
+    r"""Energies, forces and stress of a trained model, in the units of ASE.
+
+    Everything is computed at once: ``energy`` and ``free_energy`` (the same) in eV, ``energies`` of
+    the atoms in eV, which sum to the energy, ``forces`` in eV/Ang and, if the system is periodic
+    and has three lattice vectors, ``stress`` in eV/Ang^3 (xx, yy, zz, yz, xz, xy; positive under
+    tension). An :class:`~pyg_schnet.Ensemble` gives means, and the standard deviations
+    ``energy_std``, ``forces_std``, ``energies_std`` and ``stress_std``, in ``results`` or by
+    ``get_property``.
+
+    Positions stay in double precision, so that distances do; neighbours of large and periodic
+    systems are searched again only when an atom has moved by more than half the skin.
+
+    Args:
+        model: A model that predicts energies, or an ensemble. It is copied, and may be trained on.
+        units: Unit of its energies, such as ``"kcal/mol"``, if the model does not say.
+        device: Where to compute; where the model is if ``None``.
+        dtype: ``torch.float32`` or ``torch.float64``; that of the model if ``None``. Double
+            precision evaluates filters without tables, which takes several times as long.
+        skin: How far beyond the cutoff to search neighbours, in angstrom; 0 searches in each step.
+        domain: What to do about atoms that collide, closer than half the sum of their covalent
+            radii: ``"warn"`` (once), ``"raise"`` or ``"ignore"``. Species that the model was not
+            trained on, coincident atoms, and distances beyond the range of filters without envelope
+            are always errors.
+        **kwargs: Arguments of ASE's ``Calculator``.
+
+    Raises:
+        TypeError: If this is no model.
+        ValueError: If the model does not predict energies, or its unit is unknown.
+
+    >>> from ase.build import molecule
+    >>> atoms = molecule("CH3CH2OH")
+    >>> atoms.calc = SchNetCalculator(SchNet(32, 32, 2, units="kcal/mol"))
+    >>> atoms.get_forces().shape
+    (9, 3)
+    """
+
+    implemented_properties = [*_PROPERTIES]  # noqa: RUF012 - ASE wants a list
+
+    def __init__(
+        self,
+        model: SchNet | Ensemble,
+        *,
+        units: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        skin: float = 1.0,
+        domain: Literal["warn", "raise", "ignore"] = "warn",
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(model, SchNet | Ensemble):
+            raise TypeError(f"expected a SchNet or an Ensemble (got {type(model).__name__})")
+        if model.target != "energy":
+            raise ValueError(f"the model must predict energies (its target is '{model.target}')")
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ValueError(f"'dtype' must be torch.float32 or torch.float64 (got {dtype})")
+        if not 0 <= skin < math.inf:
+            raise ValueError(f"'skin' must be finite and not negative (got {skin})")
+        if domain not in ("warn", "raise", "ignore"):
+            raise ValueError(f"'domain' must be 'warn', 'raise' or 'ignore' (got '{domain}')")
+        self._factor = convert(1.0, _unit_of(model, units), "eV")
+        with torch.inference_mode(False):
+            self.model = _prepared(model, device, dtype)
+        self.domain = domain
+        self._averages = _members(self.model)[0].config["readout"] == "mean"
+        self._warned = False
+        self._contacts = Contacts(torch.from_numpy(covalent_radii))
+        self._neighbors = None
+        if skin > 0 and all(map(_takes_edges, _members(self.model))):
+            self._neighbors = NeighborList(self.model.cutoff, skin)
+        if isinstance(model, Ensemble):
+            self.implemented_properties = [
+                *_PROPERTIES,
+                *("energy_std", "forces_std", "energies_std", "stress_std"),
+            ]
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path | Sequence[str | Path], **kwargs: Any
+    ) -> "SchNetCalculator":
+        """Makes a calculator of a trained model.
+
+        Args:
+            path: File that ``model.save`` or training wrote, or directory of a run, whose best
+                model is taken; a list of them makes an ensemble.
+            **kwargs: Arguments of the class.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            CorruptFileError: If it is damaged or holds something else.
+        """
+        if isinstance(path, str | Path):
+            return cls(load_model(path), **kwargs)
+        return cls(Ensemble([load_model(one) for one in path]), **kwargs)
+
+    def check_state(self, atoms: Atoms, tol: float = 0.0) -> list[str]:
+        """What has changed since the last calculation, exactly; ``tol`` is not used.
+
+        The comparison that ASE makes, twice in every step, takes as long as the forces of a small
+        molecule.
+        """
+        then = self.atoms
+        if then is None:
+            return list(all_changes)
+        compared = {
+            "positions": (then.positions, atoms.positions),
+            "numbers": (then.numbers, atoms.numbers),
+            "cell": (then.cell.array, atoms.cell.array),
+            "pbc": (then.pbc, atoms.pbc),
+        }
+        return [name for name, (old, new) in compared.items() if not np.array_equal(old, new)]
+
+    def export_properties(self) -> Properties:
+        """Those results that ASE knows."""
+        return Properties({k: v for k, v in self.results.items() if not k.endswith("_std")})
+
+    @torch.inference_mode(False)  # whose tensors autograd refuses
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Computes everything; see ASE.
+
+        Raises:
+            ValueError: If the model refuses the structure, or with ``domain="raise"`` if atoms
+                collide.
+            PropertyNotImplementedError: If a stress is asked for that does not exist.
+            CalculationFailed: If a result is not finite.
+        """
+        super().calculate(atoms, properties, system_changes)
+        self.results = {}  # none of an earlier structure, should this one fail
+        atoms = cast(Atoms, self.atoms)
+        periodic, with_stress = bool(atoms.pbc.any()), _has_stress(atoms)
+        if not with_stress and any(name.startswith("stress") for name in properties):
+            raise PropertyNotImplementedError(
+                "stress needs a periodic system with three lattice vectors "
+                f"(got pbc {atoms.pbc.tolist()} and cell {atoms.cell.array.tolist()})"
+            )
+        device = _members(self.model)[0].embedding.weight.device
+        real = torch.float32 if device.type == "mps" else torch.float64
+        z = torch.from_numpy(atoms.numbers.astype(np.int64)).to(device)
+        if len(z) == 0 or not bool((z > 0).all()):
+            raise ValueError(f"expected atoms with atomic numbers of at least 1 (got {atoms})")
+        pos = torch.from_numpy(atoms.positions).to(device, real)
+        cell = pbc = None
+        if periodic:
+            cell = torch.from_numpy(atoms.cell.array).to(device, real).unsqueeze(0)
+            pbc = torch.from_numpy(atoms.pbc).to(device).unsqueeze(0)
+        edges = self._edges(pos, cell, pbc)
+        result = evaluated(self.model, System(z, pos, None, *edges, cell, pbc, 1), with_stress)
+        self._check_domain(z, pos, cell, pbc)
+        self.results = self._converted(result)
+
+    def _edges(
+        self, pos: Tensor, cell: Tensor | None, pbc: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Neighbours and their images, or ``None`` to leave the search to the model."""
+        if self._neighbors is None or (cell is None and len(pos) <= _SMALL):
+            return None, None
+        if cell is None:
+            return self._neighbors(pos), None
+        return self._neighbors(pos, None, cell, pbc)
+
+    def _check_domain(
+        self, z: Tensor, pos: Tensor, cell: Tensor | None, pbc: Tensor | None
+    ) -> None:
+        if self.domain == "ignore" or (self._warned and self.domain == "warn"):
+            return
+        message = self._contacts(z, pos, cell, pbc)
+        if message is None:
+            return
+        if self.domain == "raise":
+            raise ValueError(message)
+        self._warned = True
+        warnings.warn(f"{message} (this is said once)", stacklevel=2)
+
+    def _converted(self, result: dict[str, Tensor]) -> dict[str, Any]:
+        """Arrays in the units of ASE."""
+        results: dict[str, Any] = {}
+        for name, value in result.items():
+            array: Any = self._factor * value.detach().cpu().numpy().astype(np.float64)
+            if not np.isfinite(array).all():
+                raise CalculationFailed(
+                    f"the model gives '{name}' that is not finite: its weights may be damaged, or "
+                    "atoms too close together"
+                )
+            kind = name.removesuffix("_std")
+            if kind == "energy":
+                array = float(array[0])
+            elif kind == "energies" and self._averages:
+                array = array / len(array)
+            elif kind == "stress":
+                array = full_3x3_to_voigt_6_stress(array[0])
+            results[name] = array
+        results["free_energy"] = results["energy"]
+        return results
+
+
+def _members(model: SchNet | Ensemble) -> list[SchNet]:
+    return list(model) if isinstance(model, Ensemble) else [model]
+
+
+def _unit_of(model: SchNet | Ensemble, units: str | None) -> str:
+    if units is not None and model.units not in (None, units):
+        raise ValueError(f"the energies of the model are in {model.units}, not in {units}")
+    found = units if model.units is None else model.units
+    if found is None:
+        raise ValueError(
+            "the model does not know the unit of its energies: say it by "
+            "SchNetCalculator(model, units='kcal/mol'), or set 'model.units' before saving it"
+        )
+    return found
+
+
+def _prepared(
+    model: SchNet | Ensemble, device: torch.device | str | None, dtype: torch.dtype | None
+) -> SchNet | Ensemble:
+    """A copy for inference only."""
+    model = copy.deepcopy(model).to(device=device, dtype=dtype).eval().requires_grad_(False)
+    for member in _members(model):
+        convs = [getattr(block, "conv", None) for block in member.interactions]
+        if all(isinstance(conv, SchNetConv) and conv.has_table() for conv in convs):
+            member.freeze()
+            # At a knot the third derivative of the energy jumps, which makes the energy wander in
+            # dynamics: half the spacing takes it to a fifth of that, at no cost.
+            for conv in member._convs:
+                conv.freeze(conv.frozen_knots.halved())
+    return model
+
+
+def _takes_edges(model: SchNet) -> bool:
+    """Whether the neighbours of a model are all those within its cutoff."""
+    limited = model.config["max_num_neighbors"] is not None
+    return model.envelope != "none" and model.interaction_graph is None and not limited
+
+
+def _has_stress(atoms: Atoms) -> bool:
+    return bool(atoms.pbc.any() and atoms.cell.rank == 3)

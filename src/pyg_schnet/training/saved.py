@@ -1,0 +1,48 @@
+r"""Trained models by the path of a file or of a run."""
+
+from pathlib import Path
+
+import torch
+
+from ..nn import SchNet
+from ..storage import CorruptFileError
+from .checkpoint import LAST, load_averaged
+
+BEST = "best.safetensors"
+
+
+def find(path: str | Path) -> Path:
+    """The file of a model: itself, or the best model of a run.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or directory '{path}'")
+    if not path.is_dir():
+        return path
+    for name in (BEST, LAST):
+        if (path / name).exists():
+            return path / name
+    raise FileNotFoundError(f"'{path}' is no directory of a run: it has no '{BEST}'")
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> SchNet:
+    """Loads a model, or the averaged weights of a training checkpoint.
+
+    Args:
+        path: File, or directory of a run, whose best model is taken.
+        device: Where to put it.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        CorruptFileError: If it is damaged or holds something else.
+    """
+    path = find(path)
+    try:
+        return SchNet.load(path).to(device)
+    except CorruptFileError as error:
+        if "holds a training checkpoint" not in str(error):
+            raise
+    return load_averaged(path).to(device)

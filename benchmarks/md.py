@@ -19,7 +19,7 @@ from ase import Atoms, units
 from ase.md.velocitydistribution import Stationary
 from environment import environment
 from md_worker import TIMESTEP
-from peers import add_python_option, call_worker, installed, read_pythons, without_paths
+from peers.processes import add_python_option, call_worker, installed, read_pythons, without_paths
 from report import save_report
 from tqdm import tqdm
 

@@ -174,6 +174,7 @@ def _test(run: plan.Plan, world: World) -> str:
             forces=run.has_forces and model.target == "energy",
             stress=config.with_stress,
             world=world,
+            progress=True,
         )
         tables.append(f"\nErrors on {errors.molecules:,} molecules ({name})\n{errors.table()}")
         sets[name] = errors.to_dict()

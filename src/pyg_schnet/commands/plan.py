@@ -107,7 +107,7 @@ def new(args: argparse.Namespace) -> Plan:
     # 4.
     directory = directory or _free(Path("runs") / f"{source.name}-{config.label}")
     parts = split(source, data, config.seed, directory, saved=False)
-    known = Labelled.read(parts.train, config.label, "training")
+    known = Labelled.read(parts.train, config.label, "training", required=config.energy_weight > 0)
     if start is not None:
         _check_offsets(model, known, config)
     record = Record(

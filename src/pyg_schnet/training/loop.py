@@ -44,7 +44,8 @@ def fit(
     1. Offsets and known species of the model are set from the training set.
     2. Every epoch goes through the training set in a new order. The loss is that of
        :mod:`pyg_schnet.training.loss`, of energies, forces, stress or all of these; missing labels
-       (NaN) are left out.
+       (NaN) are left out. Data without any energies will do with ``energy_weight=0``: energies are
+       then learnt up to a constant, and their errors left out of all reports.
     3. A moving average of the weights is validated; the best one is kept.
 
     It ends with the first budget of the settings that is used up, or with their patience.
@@ -70,9 +71,9 @@ def fit(
             ends the run.
 
     Returns:
-        One row per validation: ``epoch, step, lr, train_loss, val_mae, val_rmse``,
-        ``val_force_mae, val_force_rmse`` and ``val_stress_mae, val_stress_rmse`` over components
-        where these are trained, and ``seconds``. Errors are in the unit of the label (per angstrom,
+        One row per validation: ``epoch, step, lr, train_loss``, ``val_mae, val_rmse`` of the label
+        where it is known, ``val_force_mae, val_force_rmse`` and ``val_stress_mae,
+        val_stress_rmse`` over components where these are trained, and ``seconds``. Errors are in the unit of the label (per angstrom,
         per cubic angstrom), the squared loss in squares of it. An epoch that a budget cuts short is
         a fraction.
 
@@ -91,10 +92,11 @@ def fit(
         raise TypeError(f"'config' must be a TrainConfig (got {type(config).__name__})")
     directory = None if directory is None else Path(directory)
     with World.current() as world:
-        data = Labelled.read(train, config.label, "training")
-        validation = Labelled.read(val, config.label, "validation")
+        required = config.energy_weight > 0
+        data = Labelled.read(train, config.label, "training", required=required)
+        validation = Labelled.read(val, config.label, "validation", required=required)
         check_units(model, train, config.label)
-        read = label_reader(train, config.label)
+        read = label_reader(train, config.label, energy_optional=not required)
 
         keep_freed_memory()
         model.train()
@@ -117,7 +119,7 @@ def fit(
         order = BatchOrder(len(train), config.batch_size, config.seed, world.rank, world.size)
         loader = MoleculeLoader(train, batch_sampler=order)
         fingerprints = {"training": data.fingerprint, "validation": validation.fingerprint}
-        run = Run(model, read, order, config, directory, fingerprints, world)
+        run = Run(model, read, order, config, directory, fingerprints, world, data.known)
         run.begin(resume)
         progress = run.progress
         reporter = Reporter(
@@ -131,6 +133,8 @@ def fit(
 
         try:
             with stop_on_signal() as stop, reporter:
+                if not data.known:
+                    reporter.say(f"no '{config.label}' is known: it is learnt up to a constant")
                 while not run.finished:
                     loader.set_epoch(progress.epoch, progress.batch)
                     for batch in loader:

@@ -35,6 +35,7 @@ class Run:
         directory: Where the run is kept, if anywhere.
         fingerprints: Checksums of the data sets by name.
         world: The processes that train.
+        with_labels: Whether the training set has labels at all, and so their errors are of use.
 
     Attributes:
         progress: Where the run stands.
@@ -53,8 +54,10 @@ class Run:
         directory: Path | None,
         fingerprints: dict[str, int],
         world: World,
+        with_labels: bool = True,
     ):
         self.model, self.order, self.config = model, order, config
+        self.with_labels = with_labels
         self.directory, self.fingerprints, self.world = directory, fingerprints, world
         self.objective = Objective(model, read, config)
         self._parallel: nn.Module | None = None
@@ -228,7 +231,11 @@ class Run:
         )
         # As rank 0 finds it, so that all decide the same, whatever their processors round to.
         progress.seconds, errors, score = self.world.from_main(
-            lambda: (time.monotonic() - self._begun, _columns(result), self._score(result, sizes))
+            lambda: (
+                time.monotonic() - self._begun,
+                self._columns(result),
+                self._score(result, sizes),
+            )
         )
         epoch: float = progress.epoch
         if progress.batch:
@@ -236,6 +243,14 @@ class Run:
         if progress.enter(epoch, self.lr, errors, score):
             self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
         return progress.history[-1]
+
+    def _columns(self, result: Evaluation) -> dict[str, float]:
+        """Validation errors for the history."""
+        columns = {}
+        for name, part in (("", result), ("force_", result.forces), ("stress_", result.stress)):
+            if part is not None and part.known and (name or self.with_labels):
+                columns |= {f"val_{name}mae": part.mae, f"val_{name}rmse": part.rmse}
+        return columns
 
     def _score(self, result: Evaluation, sizes: Tensor) -> float:
         if result.forces is None and result.stress is None:
@@ -284,12 +299,3 @@ class Run:
             *(self.directory, self.model, self.average, self.best, self.optimizer),
             *(self.progress, self.config, self.fingerprints, random),
         )
-
-
-def _columns(result: Evaluation) -> dict[str, float]:
-    """Validation errors for the history."""
-    columns = {"val_mae": result.mae, "val_rmse": result.rmse}
-    for name, part in (("force", result.forces), ("stress", result.stress)):
-        if part is not None:
-            columns |= {f"val_{name}_mae": part.mae, f"val_{name}_rmse": part.rmse}
-    return columns

@@ -156,7 +156,7 @@ def evaluation() -> list[dict]:
             torch.manual_seed(0)
             model = SchNet(8, 8, 1, 8, cutoff=4.0)
             result = evaluate(model, dataset, batch_size=batch_size, forces=True, world=world)
-            found.append({**vars(result), "forces": vars(result.forces)})
+            found.append({"energies": result, "forces": result.forces})
     return found
 
 

@@ -148,11 +148,11 @@ def test_two_begin_one_goes_on_three_end(one, three, two):
 def test_evaluation_is_that_of_one_process_to_the_bit(one, several):
     for rank in several:
         for found, expected in zip(rank["evaluation"], one["evaluation"], strict=True):
-            for mine, wanted in ((found, expected), (found["forces"], expected["forces"])):
-                assert mine["mae"] == wanted["mae"]
-                assert mine["rmse"] == wanted["rmse"]
-                assert torch.equal(mine["predicted"], wanted["predicted"])
-                assert torch.equal(mine["reference"], wanted["reference"])
+            for part, wanted in expected.items():
+                assert found[part].mae == wanted.mae
+                assert found[part].rmse == wanted.rmse
+                assert torch.equal(found[part].predicted, wanted.predicted)
+                assert torch.equal(found[part].reference, wanted.reference)
 
 
 def test_random_numbers_differ_and_repeat(several):

@@ -23,6 +23,7 @@ from .labels import (
     label_units,
     learn_species,
 )
+from .lock import locked
 from .loss import derivative_scale, force_labels, stress_labels
 from .order import BatchOrder
 from .reporting import Reporter
@@ -78,6 +79,7 @@ def fit(
         a fraction.
 
     Raises:
+        BlockingIOError: If another process trains in the directory.
         FileExistsError: If the directory holds a run that is not to be resumed.
         FileNotFoundError: If there is no run to resume.
         ValueError: If a data set has no labels, or the run to resume was another one.
@@ -119,50 +121,62 @@ def fit(
         order = BatchOrder(len(train), config.batch_size, config.seed, world.rank, world.size)
         loader = MoleculeLoader(train, batch_sampler=order)
         fingerprints = {"training": data.fingerprint, "validation": validation.fingerprint}
-        run = Run(model, read, order, config, directory, fingerprints, world, data.known)
-        run.begin(resume)
-        progress = run.progress
-        reporter = Reporter(
-            *(directory, config, progress, len(order), model.units, log), main=world.is_main
-        )
+        with locked(directory, world, make=not resume):
+            run = Run(model, read, order, config, directory, fingerprints, world, data.known)
+            try:
+                run.begin(resume)
+                _train(run, loader, val, validation, log)
+            finally:
+                run.end()
+        return run.progress.history
 
-        def validate() -> None:
-            row = run.validate(val, validation.sizes)
-            best = row["epoch"] == progress.best_epoch
-            world.from_main(lambda: reporter.row(row, best))
 
-        try:
-            with stop_on_signal() as stop, reporter:
-                if not data.known:
-                    reporter.say(f"no '{config.label}' is known: it is learnt up to a constant")
-                while not run.finished:
-                    loader.set_epoch(progress.epoch, progress.batch)
-                    for batch in loader:
-                        reporter.step(*run.step(batch, stop))
-                        if run.stopped or run.save_is_due:
-                            run.save()
-                        if run.stopped:
-                            raise KeyboardInterrupt(_stopped(directory))
-                        if run.spent:
-                            break
-                    else:
-                        run.end_epoch()
-                        # A budget can have ended, and been extended, right after an epoch.
-                        if progress.epoch % config.eval_epochs == 0 and not progress.validated:
-                            validate()
-                if not progress.validated:
-                    validate()
-                run.save()
-                if run.stale:
-                    reporter.say(f"stopped: nothing got better for {config.patience} epochs")
-                if world.total(torch.tensor([float(stop.is_set())])).any():
-                    raise KeyboardInterrupt(_stopped(directory))  # in the last validation
-        except LostProcessError as error:
-            raise LostProcessError(f"{error}; {run.rescue()}") from error.__cause__
-        finally:
-            if run.best is not None:
-                model.load_state_dict(run.best)
-        return progress.history
+def _train(
+    run: Run,
+    loader: MoleculeLoader,
+    val: Molecules,
+    validation: Labelled,
+    log: Callable[[dict[str, float]], object] | None,
+) -> None:
+    """Takes a run from where it stands to its end."""
+    config, directory, world, progress = run.config, run.directory, run.world, run.progress
+    reporter = Reporter(
+        *(directory, config, progress, len(run.order), run.model.units, log), main=world.is_main
+    )
+
+    def validate() -> None:
+        row = run.validate(val, validation.sizes)
+        best = row["epoch"] == progress.best_epoch
+        world.from_main(lambda: reporter.row(row, best))
+
+    try:
+        with stop_on_signal() as stop, reporter:
+            if not run.with_labels:
+                reporter.say(f"no '{config.label}' is known: it is learnt up to a constant")
+            while not run.finished:
+                loader.set_epoch(progress.epoch, progress.batch)
+                for batch in loader:
+                    reporter.step(*run.step(batch, stop))
+                    if run.stopped or run.save_is_due:
+                        run.save()
+                    if run.stopped:
+                        raise KeyboardInterrupt(_stopped(directory))
+                    if run.spent:
+                        break
+                else:
+                    run.end_epoch()
+                    # A budget can have ended, and been extended, right after an epoch.
+                    if progress.epoch % config.eval_epochs == 0 and not progress.validated:
+                        validate()
+            if not progress.validated:
+                validate()
+            run.save()
+            if run.stale:
+                reporter.say(f"stopped: nothing got better for {config.patience} epochs")
+            if world.total(torch.tensor([float(stop.is_set())])).any():
+                raise KeyboardInterrupt(_stopped(directory))  # in the last validation
+    except LostProcessError as error:
+        raise LostProcessError(f"{error}; {run.rescue()}") from error.__cause__
 
 
 def _check_derivative(

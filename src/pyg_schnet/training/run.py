@@ -21,6 +21,7 @@ from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss
 from .order import BatchOrder
+from .random_state import random_state
 from .weights import FlatWeights, MovingAverage
 
 
@@ -266,7 +267,7 @@ class Run:
         """Writes a checkpoint, and the best model if it is new."""
         if self.directory is None:
             return
-        random = self.world.gather(torch.get_rng_state())
+        random = self.world.gather(random_state(self._device))
         self.world.from_main(lambda: self._write(random))
         self._saved, self.saved_step = self.progress.seconds, self.progress.step
 
@@ -279,7 +280,7 @@ class Run:
         if self.directory is None:
             return "the model has its best weights so far"
         if self.world.is_main:
-            self._write([torch.get_rng_state()])
+            self._write([random_state(self._device)])
             self.saved_step = progress.step
         step = f"{self.saved_step}{'' if self.world.is_main else ' or later'}"
         return (
@@ -287,7 +288,17 @@ class Run:
             "fit(..., resume=True), in as many processes as you like"
         )
 
-    def _write(self, random: list[Tensor]) -> None:
+    @property
+    def _device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def end(self) -> None:
+        """Leaves the model with its best weights so far, each in memory of its own again."""
+        self.weights.release()
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+
+    def _write(self, random: list[dict[str, Tensor]]) -> None:
         assert self.directory is not None
         if self.best is not None and not self._best_saved:
             # The model gives the file its settings, the state its weights.

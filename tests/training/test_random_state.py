@@ -5,7 +5,7 @@ import torch
 from training_runs import CONFIG, changed, new_model
 
 from pyg_schnet.storage import load_tensors
-from pyg_schnet.training import fit
+from pyg_schnet.training import checkpoint, fit
 from pyg_schnet.training.checkpoint import LAST
 from pyg_schnet.training.random_state import random_state, restore_random_state
 from pyg_schnet.training.run import Run
@@ -49,7 +49,10 @@ def test_checkpoints_have_the_state_of_the_device(parts, tmp_path, monkeypatch, 
     tensors, _ = load_tensors(tmp_path / LAST, "training checkpoint")
     assert torch.equal(tensors["rng.0.cuda"], gpu[GPU])
     assert {name for name in tensors if name.startswith("rng")} == {"rng.0.cpu", "rng.0.cuda"}
-    # Resumed on the CPU.
-    monkeypatch.undo()
-    rows = fit(new_model(), *parts[:2], changed(CONFIG, epochs=2), tmp_path, resume=True)
-    assert [row["epoch"] for row in rows] == [1, 2]
+    # Resumed on the CPU, which gets what there is.
+    found = []
+    monkeypatch.setattr(checkpoint, "restore_random_state", lambda *args: found.append(args))
+    fit(new_model(), *parts[:2], changed(CONFIG, epochs=2), tmp_path, resume=True)
+    assert [(set(states), device) for states, device in found] == [
+        ({"cpu", "cuda"}, torch.device("cpu"))
+    ]

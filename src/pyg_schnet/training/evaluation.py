@@ -150,7 +150,7 @@ def evaluate(
     model.eval()
     model.refuse_unknown_species = False
     total = sum(map(len, mine))
-    bar = tqdm(total=total, desc="evaluate", unit="molecule", disable=not shown, leave=False)
+    bar = tqdm(total=total, desc="evaluate", unit="molecule", disable=not shown)
     try:
         for batch in MoleculeLoader(dataset, batch_sampler=mine):
             _warn_of_unknown_species(model, batch)

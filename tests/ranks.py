@@ -1,14 +1,18 @@
 r"""What several processes train in ``training/test_distributed.py``, and one to compare with.
 
-    torchrun --nproc-per-node 2 tests/ranks.py SCENARIO FOLDER
+    python tests/ranks.py SCENARIO SIZE FOLDER
 
-Each process writes what it found into the folder; scenarios are the functions below.
+Each process writes what it found into the folder; scenarios are the functions below. The agent of
+``torchrun`` starts the processes, but as copies of this one: importing PyTorch and PyG anew in each
+would take most of the time.
 """
 
 import os
 import signal
 import sys
 import time
+import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +22,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from molecules import random_molecule, small_model
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch_geometric.data import Data
 
@@ -25,7 +30,7 @@ from pyg_schnet import SchNet
 from pyg_schnet.training import TrainConfig, evaluate, fit, reporting
 from pyg_schnet.training.distributed import World
 
-RANK, SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+RANK, SIZE = 0, 1
 
 KINDS = {
     "energies": {},
@@ -272,8 +277,34 @@ def endless(folder: Path) -> dict:
     return {"history": fit(network(), TRAIN, VALIDATION, config, folder / "endless")}
 
 
+def work(scenario: str, folder: Path) -> None:
+    """What each process does."""
+    global RANK, SIZE
+    RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        result = globals()[scenario](folder)
+    except BaseException:
+        traceback.print_exc()  # the agent would keep it in a file
+        raise
+    torch.save(result, folder / f"{scenario}-{SIZE}-{RANK}.pt")
+
+
+def start(scenario: str, size: int, folder: Path) -> None:
+    """As ``torchrun --standalone --nproc-per-node SIZE`` does."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=size,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="fork",
+    )
+    elastic_launch(config, work)(scenario, folder)
+
+
 if __name__ == "__main__":
     reporting.learning_curve = lambda *args: Figure()  # pictures would take half a second of each
-    scenario, folder = sys.argv[1], Path(sys.argv[2])
-    result = globals()[scenario](folder)
-    torch.save(result, folder / f"{scenario}-{SIZE}-{RANK}.pt")
+    start(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -26,16 +26,15 @@ RTOL = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 @contextmanager
 def launch(scenario: str, size: int, folder: Path) -> Iterator[subprocess.Popen]:
-    """Starts processes as users do, and leaves none behind."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={size}", ranks.__file__, scenario, str(folder)]
+    """Starts processes as torchrun does, and leaves none behind."""
+    command = [sys.executable, ranks.__file__, scenario, str(size), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     with process:
         try:
             yield process
         finally:
-            process.terminate()  # torchrun takes its processes along; nothing if it has ended
+            process.terminate()  # the agent takes its processes along; nothing if it has ended
 
 
 def run(size: int, folder: Path) -> list[dict]:

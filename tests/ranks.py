@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from matplotlib.figure import Figure
 from molecules import random_molecule, small_model
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -177,7 +178,16 @@ def errors(folder: Path) -> dict[str, str]:
     wild[10].force[2, 1] = 1e200
     keep = replace(CONFIG, offsets="keep")
     (folder / "file").touch()
+    used = folder / f"used{SIZE}"
+    used.mkdir(exist_ok=True)
+    lock = FileLock(used / ".lock")
+    if RANK == 0:
+        lock.acquire()
+    in_use = message(lambda: fit(network(), TRAIN, VALIDATION, CONFIG, used))
+    lock.release()
+    fit(network(), TRAIN, VALIDATION, replace(CONFIG, max_steps=1), used)
     return {
+        "in use": in_use,
         "divergence": message(lambda: fit(network(), wild, VALIDATION, keep, folder / f"w{SIZE}")),
         "settings": message(
             lambda: fit(network(), TRAIN, VALIDATION, replace(CONFIG, lr=1e-3 * (1 + RANK)))

@@ -10,6 +10,7 @@ import pytest
 from command_runs import TINY, history, read
 
 from pyg_schnet import SchNet
+from pyg_schnet.commands.report import errors_on
 from pyg_schnet.data import load_split
 from pyg_schnet.datasets import MD17Sample, MoleculeDataset
 from pyg_schnet.training.lock import locked
@@ -94,6 +95,19 @@ def test_what_can_be_done_without_energies(call):
     outcome = call("evaluate", "runs/mine-energy", "--no-forces")
     assert outcome.code == 2
     assert "no number or tensor 'energy'" in outcome.err
+
+
+def test_energies_of_a_model_that_has_seen_none(call, made):
+    """They are known up to a constant only, which no comparison can tell."""
+    train = MoleculeDataset.from_file(write("mine.npz"), energy="kcal/mol")
+    model, test = SchNet.load(made / "best.safetensors"), MD17Sample("ethanol", train=False)[:5]
+    errors = errors_on(model, test, "energy", 8, train=train, forces=True)
+    assert {row: list(one) for row, one in errors.rows.items()} == {
+        "mean predictor": ["forces"],
+        "SchNet": ["forces"],
+    }
+    with pytest.raises(ValueError, match=r"training set has no 'energy'.*compare forces"):
+        errors_on(model, test, "energy", 8, train=train)
 
 
 def test_a_run_that_is_in_use(call, made, run):

@@ -173,6 +173,7 @@ def test_all_follow_one_clock(several):
 
 
 def test_errors_are_the_same_in_all_ranks(several):
+    """A directory that was in use when they began is free for the next run."""
     errors = several[0]["errors"]
     assert all(rank["errors"] == errors for rank in several)
     assert errors["divergence"].startswith("FloatingPointError: the loss is inf in batch ")
@@ -182,6 +183,8 @@ def test_errors_are_the_same_in_all_ranks(several):
         "ValueError: the processes must train the same: 'lr' is 0.001 in rank 0 and 0.002 in rank 1"
     )
     assert errors["writing"].startswith("NotADirectoryError:")
+    assert errors["in use"].startswith("BlockingIOError: '")
+    assert "is in use: another process trains there" in errors["in use"]
 
 
 def test_an_error_in_one_rank_ends_the_others(several, folder):

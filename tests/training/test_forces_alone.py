@@ -153,7 +153,7 @@ def test_energies_that_are_asked_for(forces, ethanol):
         data.energy[:] = math.nan
     with pytest.raises(ValueError, match=f"training set has no label 'energy'.*{remedy}"):
         fit(network(), unknown, unknown, TrainConfig(epochs=1))
-    with pytest.raises(ValueError, match="no number or tensor 'energy'.* forces=True"):
+    with pytest.raises(ValueError, match=r"no number or tensor 'energy'.* forces=True"):
         evaluate(network(), forces[1])
     # A name that nobody has is no energy that is missing.
     with pytest.raises(ValueError, match="no number or tensor 'enrgy'"):
@@ -167,9 +167,9 @@ def test_energies_of_some_molecules_without_the_field():
     molecules[1].energy = torch.zeros(1)
     with pytest.raises(ValueError, match="0 in molecule 0 of the data set, 1 in molecule 1"):
         Labelled.read(molecules, "energy", required=False)
-    assert label_reader(molecules, "energy", energy_optional=True)(molecules[0]).isnan().tolist() == [
-        True
-    ]
+    assert label_reader(molecules, "energy", energy_optional=True)(
+        molecules[0]
+    ).isnan().tolist() == [True]
 
 
 def test_forces_without_units():

@@ -1,4 +1,4 @@
-"""Two processes that train in one directory: the second is told so, whatever became of the first."""
+"""Two processes that train in one directory: the second is told, unless the first is dead."""
 
 import os
 import signal

@@ -95,8 +95,8 @@ def _without_energies(data: Data) -> str:
     if data.get("force") is None:
         return ""
     return (
-        ". Forces alone can be learnt, with energy_weight=0 (--energy-weight 0) and a force_weight, "
-        "and compared, with forces=True"
+        ". Forces alone can be learnt, with energy_weight=0 (--energy-weight 0) and a "
+        "force_weight, and compared, with forces=True"
     )
 
 

@@ -74,9 +74,9 @@ def fit(
     Returns:
         One row per validation: ``epoch, step, lr, train_loss``, ``val_mae, val_rmse`` of the label
         where it is known, ``val_force_mae, val_force_rmse`` and ``val_stress_mae,
-        val_stress_rmse`` over components where these are trained, and ``seconds``. Errors are in the unit of the label (per angstrom,
-        per cubic angstrom), the squared loss in squares of it. An epoch that a budget cuts short is
-        a fraction.
+        val_stress_rmse`` over components where these are trained, and ``seconds``. Errors are in
+        the unit of the label (per angstrom, per cubic angstrom), the squared loss in squares of it.
+        An epoch that a budget cuts short is a fraction.
 
     Raises:
         BlockingIOError: If another process trains in the directory.

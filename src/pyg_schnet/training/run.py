@@ -247,7 +247,7 @@ class Run:
 
     def _columns(self, result: Evaluation) -> dict[str, float]:
         """Validation errors for the history."""
-        columns = {}
+        columns: dict[str, float] = {}
         for name, part in (("", result), ("force_", result.forces), ("stress_", result.stress)):
             if part is not None and part.known and (name or self.with_labels):
                 columns |= {f"val_{name}mae": part.mae, f"val_{name}rmse": part.rmse}

@@ -54,7 +54,8 @@ def fit(
     directory the run writes ``config.json``, ``history.csv``, ``learning_curve.png``, scalars for
     TensorBoard where that is installed, ``best.safetensors`` (for :meth:`SchNet.load`) and, from
     time to time, at its end and when interrupted by SIGINT or SIGTERM, ``last.safetensors``, from
-    which it resumes to the same numbers as an uninterrupted run, also when it was killed.
+    which it resumes to the same numbers as an uninterrupted run, also when it was killed. It is
+    locked meanwhile, so that no second process trains there.
 
     Called in each process of ``torchrun``, with the same arguments, it trains on all of them, to
     the same numbers as one process but for rounding: processes share out each batch and the

@@ -1,14 +1,18 @@
 r"""What several processes train in ``training/test_distributed.py``, and one to compare with.
 
-    torchrun --nproc-per-node 2 tests/ranks.py SCENARIO FOLDER
+    python tests/ranks.py SCENARIO SIZE FOLDER
 
-Each process writes what it found into the folder; scenarios are the functions below.
+Each process writes what it found into the folder; scenarios are the functions below. The agent of
+``torchrun`` starts the processes, but as copies of this one: importing PyTorch and PyG anew in each
+would take most of the time.
 """
 
 import os
 import signal
 import sys
 import time
+import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from matplotlib.figure import Figure
 from molecules import random_molecule, small_model
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch_geometric.data import Data
 
@@ -25,7 +31,7 @@ from pyg_schnet import SchNet
 from pyg_schnet.training import TrainConfig, evaluate, fit, reporting
 from pyg_schnet.training.distributed import World
 
-RANK, SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+RANK, SIZE = 0, 1
 
 KINDS = {
     "energies": {},
@@ -156,7 +162,7 @@ def evaluation() -> list[dict]:
             torch.manual_seed(0)
             model = SchNet(8, 8, 1, 8, cutoff=4.0)
             result = evaluate(model, dataset, batch_size=batch_size, forces=True, world=world)
-            found.append({**vars(result), "forces": vars(result.forces)})
+            found.append({"energies": result, "forces": result.forces})
     return found
 
 
@@ -172,7 +178,16 @@ def errors(folder: Path) -> dict[str, str]:
     wild[10].force[2, 1] = 1e200
     keep = replace(CONFIG, offsets="keep")
     (folder / "file").touch()
+    used = folder / f"used{SIZE}"
+    used.mkdir(exist_ok=True)
+    lock = FileLock(used / ".lock")
+    if RANK == 0:
+        lock.acquire()
+    in_use = message(lambda: fit(network(), TRAIN, VALIDATION, CONFIG, used))
+    lock.release()
+    fit(network(), TRAIN, VALIDATION, replace(CONFIG, max_steps=1), used)
     return {
+        "in use": in_use,
         "divergence": message(lambda: fit(network(), wild, VALIDATION, keep, folder / f"w{SIZE}")),
         "settings": message(
             lambda: fit(network(), TRAIN, VALIDATION, replace(CONFIG, lr=1e-3 * (1 + RANK)))
@@ -272,8 +287,34 @@ def endless(folder: Path) -> dict:
     return {"history": fit(network(), TRAIN, VALIDATION, config, folder / "endless")}
 
 
+def work(scenario: str, folder: Path) -> None:
+    """What each process does."""
+    global RANK, SIZE
+    RANK, SIZE = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        result = globals()[scenario](folder)
+    except BaseException:
+        traceback.print_exc()  # the agent would keep it in a file
+        raise
+    torch.save(result, folder / f"{scenario}-{SIZE}-{RANK}.pt")
+
+
+def start(scenario: str, size: int, folder: Path) -> None:
+    """As ``torchrun --standalone --nproc-per-node SIZE`` does."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=size,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="fork",
+    )
+    elastic_launch(config, work)(scenario, folder)
+
+
 if __name__ == "__main__":
     reporting.learning_curve = lambda *args: Figure()  # pictures would take half a second of each
-    scenario, folder = sys.argv[1], Path(sys.argv[2])
-    result = globals()[scenario](folder)
-    torch.save(result, folder / f"{scenario}-{SIZE}-{RANK}.pt")
+    start(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

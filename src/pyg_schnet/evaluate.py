@@ -118,6 +118,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             train=question.train,
             forces=forces,
             units=units,
+            progress=True,
         )
         print(f"{'' if not result else chr(10)}Errors on {errors.molecules:,} molecules ({name})")
         print(errors.table())
@@ -143,7 +144,8 @@ def _of_run(args: argparse.Namespace, places: dict[str, Any]) -> _Question:
     config: TrainConfig = run.train
     source = sources.load(data, config.label)
     parts = split(source, data, config.seed, directory, saved=True)
-    if Labelled.read(parts.train, config.label, "training").fingerprint != run.fingerprint:
+    known = Labelled.read(parts.train, config.label, "training", required=config.energy_weight > 0)
+    if known.fingerprint != run.fingerprint:
         raise UsageError(
             f"'{data.data}' has changed since the run in '{directory}', so nobody knows which of "
             "its molecules the model was trained on: name molecules to test with by --data"

@@ -23,6 +23,7 @@ from .commands.sources import DataSettings
 from .storage import write_atomically
 from .training import TrainConfig, fit
 from .training.distributed import World
+from .training.lock import locked
 
 _EXAMPLES = """\
 examples:
@@ -148,7 +149,8 @@ def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
         with world.main_first():
             if world.is_main:
                 run = plan.resumed(args) if args.resume else plan.new(args)
-                run.record.save(run.directory)
+                with locked(run.directory):
+                    run.record.save(run.directory)
     except RuntimeError as error:
         if world.is_main:
             raise
@@ -174,6 +176,7 @@ def _test(run: plan.Plan, world: World) -> str:
             forces=run.has_forces and model.target == "energy",
             stress=config.with_stress,
             world=world,
+            progress=True,
         )
         tables.append(f"\nErrors on {errors.molecules:,} molecules ({name})\n{errors.table()}")
         sets[name] = errors.to_dict()

@@ -26,7 +26,7 @@ def test_files_of_a_run(made):
     assert names - {"tensorboard"} == {
         *("run.json", "config.json", "split.json", "split_test.json", "test.json"),
         *("history.csv", "learning_curve.png"),
-        *("best.safetensors", "last.safetensors"),
+        *("best.safetensors", "last.safetensors", ".lock"),
     }
     run = read(made)
     config = TrainConfig(**run["train"])

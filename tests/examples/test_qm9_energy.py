@@ -20,7 +20,7 @@ def test_end_to_end_and_resume(tmp_path):
     directory = tmp_path / "runs" / "qm9_U0"
     expected = {"best.safetensors", "last.safetensors", "history.csv", "config.json"}
     expected |= {"split.json", "test.json", "arguments.json", "learning_curve.png", "parity.png"}
-    assert {path.name for path in directory.iterdir()} - {"tensorboard"} == expected
+    assert {path.name for path in directory.iterdir()} - {"tensorboard", ".lock"} == expected
     for name in ("learning_curve.png", "parity.png"):
         assert (directory / name).read_bytes().startswith(b"\x89PNG")
     printed = {

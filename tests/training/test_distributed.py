@@ -26,16 +26,15 @@ RTOL = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 @contextmanager
 def launch(scenario: str, size: int, folder: Path) -> Iterator[subprocess.Popen]:
-    """Starts processes as users do, and leaves none behind."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={size}", ranks.__file__, scenario, str(folder)]
+    """Starts processes as torchrun does, and leaves none behind."""
+    command = [sys.executable, ranks.__file__, scenario, str(size), str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     with process:
         try:
             yield process
         finally:
-            process.terminate()  # torchrun takes its processes along; nothing if it has ended
+            process.terminate()  # the agent takes its processes along; nothing if it has ended
 
 
 def run(size: int, folder: Path) -> list[dict]:
@@ -148,11 +147,11 @@ def test_two_begin_one_goes_on_three_end(one, three, two):
 def test_evaluation_is_that_of_one_process_to_the_bit(one, several):
     for rank in several:
         for found, expected in zip(rank["evaluation"], one["evaluation"], strict=True):
-            for mine, wanted in ((found, expected), (found["forces"], expected["forces"])):
-                assert mine["mae"] == wanted["mae"]
-                assert mine["rmse"] == wanted["rmse"]
-                assert torch.equal(mine["predicted"], wanted["predicted"])
-                assert torch.equal(mine["reference"], wanted["reference"])
+            for part, wanted in expected.items():
+                assert found[part].mae == wanted.mae
+                assert found[part].rmse == wanted.rmse
+                assert torch.equal(found[part].predicted, wanted.predicted)
+                assert torch.equal(found[part].reference, wanted.reference)
 
 
 def test_random_numbers_differ_and_repeat(several):
@@ -174,6 +173,7 @@ def test_all_follow_one_clock(several):
 
 
 def test_errors_are_the_same_in_all_ranks(several):
+    """A directory that was in use when they began is free for the next run."""
     errors = several[0]["errors"]
     assert all(rank["errors"] == errors for rank in several)
     assert errors["divergence"].startswith("FloatingPointError: the loss is inf in batch ")
@@ -183,6 +183,8 @@ def test_errors_are_the_same_in_all_ranks(several):
         "ValueError: the processes must train the same: 'lr' is 0.001 in rank 0 and 0.002 in rank 1"
     )
     assert errors["writing"].startswith("NotADirectoryError:")
+    assert errors["in use"].startswith("BlockingIOError: '")
+    assert "is in use: another process trains there" in errors["in use"]
 
 
 def test_an_error_in_one_rank_ends_the_others(several, folder):

@@ -1,6 +1,7 @@
 """Losses that are no numbers, or explode: named, and nothing good is lost."""
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -75,3 +76,11 @@ def test_the_best_model_survives(parts, tmp_path):
         fit(broken, train, val, changed(CONFIG, epochs=9), tmp_path, resume=True)
     broken.readout.lin1._forward_hooks.clear()
     assert evaluate(broken, val, "U0").mae == good
+
+
+def test_the_first_losses_are_ordered_once(parts, monkeypatch):
+    """And not in each of the steps after them."""
+    calls, median = [], statistics.median
+    monkeypatch.setattr(statistics, "median", lambda losses: calls.append(1) or median(losses))
+    fit(new_model(), *parts[:2], changed(CONFIG, batch_size=4, epochs=7, eval_epochs=7))
+    assert calls == [1]

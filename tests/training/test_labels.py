@@ -1,10 +1,11 @@
 import math
+import zlib
 
 import pytest
 import torch
 from molecules import random_molecule, small_model
 from torch.utils.data import Subset
-from torch_geometric.data import InMemoryDataset
+from torch_geometric.data import Data, InMemoryDataset
 
 from pyg_schnet import SchNet
 from pyg_schnet.datasets import MD17Sample, QM9Sample
@@ -233,3 +234,90 @@ def test_meaningless_evaluations():
         Evaluation.of(torch.zeros(2), torch.full((2,), math.nan))
     with pytest.raises(ValueError, match="prediction 1 is nan"):
         Evaluation.of(torch.tensor([0.0, math.nan]), torch.zeros(2))
+
+
+FIELDS = ("pos", "force", "stress", "cell", "pbc")
+
+
+def crystals() -> list[Data]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        Data(
+            z=torch.full((size,), 29),
+            pos=torch.rand(size, 3, generator=generator),
+            cell=torch.rand(1, 3, 3, generator=generator),
+            pbc=torch.ones(1, 3, dtype=torch.bool),
+            force=torch.rand(size, 3, generator=generator),
+            stress=torch.rand(1, 3, 3, generator=generator),
+            energy=torch.rand(1, generator=generator).double(),
+        )
+        for size in (3, 1, 2, 4)
+    ]
+
+
+def collated(molecules: list[Data]) -> InMemoryDataset:
+    dataset = InMemoryDataset(None)
+    dataset._data, dataset.slices = InMemoryDataset.collate(molecules)
+    return dataset
+
+
+def fingerprint(dataset) -> int:
+    return Labelled.read(dataset, "energy").fingerprint
+
+
+def test_the_same_molecules_have_the_same_fingerprint():
+    """However they are kept; and it is known what it is, for another process to find."""
+    molecules = crystals()
+    dataset = collated([molecules[i] for i in (2, 0, 3, 1)])
+    expected = fingerprint(molecules)
+    assert fingerprint(collated(molecules)) == expected
+    assert fingerprint(dataset[[1, 3, 0, 2]]) == expected
+    assert fingerprint(Subset(dataset, [1, 3, 0, 2])) == expected
+    assert fingerprint(Subset(molecules, range(4))) == expected
+    assert fingerprint(dataset) != expected  # in another order
+    assert fingerprint(molecules[:3]) != expected
+    # By hand, of plain bytes.
+    sums = {}
+    for name in ("z", "sizes", "labels", *FIELDS):
+        if name == "sizes":
+            values = torch.tensor([3, 1, 2, 4])
+        else:
+            field = "energy" if name == "labels" else name
+            values = torch.cat([data[field] for data in molecules])
+        start = zlib.crc32(str(values.dtype).encode())
+        sums[name] = zlib.crc32(values.numpy().tobytes(), start)
+    assert expected == zlib.crc32(repr(sorted(sums.items())).encode())
+
+
+@pytest.mark.parametrize("keep", [list, collated])
+@pytest.mark.parametrize("name", [*FIELDS, "z", "energy"])
+def test_other_molecules_have_another_fingerprint(keep, name):
+    molecules = crystals()
+    expected = fingerprint(keep(molecules))
+    last = molecules[3][name].view(-1)
+    last[-1] = not last[-1] if name == "pbc" else last[-1] + 1
+    assert fingerprint(keep(molecules)) != expected
+    if name != "z" and name != "energy" and name != "pos":
+        for data in molecules:
+            del data[name]
+        assert fingerprint(keep(molecules)) != expected
+
+
+def test_augmented_molecules_are_known_again():
+    """Positions that are others at each look say nothing of the molecules."""
+
+    def turned(data: Data) -> Data:
+        data.pos = data.pos @ torch.linalg.qr(torch.randn(3, 3))[0]
+        return data
+
+    class Turned(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, i: int) -> Data:
+            return turned(crystals()[i])
+
+    dataset = collated(crystals())
+    dataset.transform = turned
+    for augmented in (dataset, Subset(dataset, range(4)), Turned()):
+        assert fingerprint(augmented) == fingerprint(augmented)

@@ -69,7 +69,7 @@ def test_files_of_a_run(parts, tmp_path):
     history = fit(new_model(), *parts[:2], CONFIG, tmp_path)
     names = {path.name for path in tmp_path.iterdir()} - {"tensorboard"}
     expected = {"config.json", "history.csv", "best.safetensors", "last.safetensors"}
-    assert names == expected | {"learning_curve.png"}
+    assert names == expected | {"learning_curve.png", ".lock"}
     with open(tmp_path / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [{k: float(v) for k, v in row.items()} for row in rows] == history

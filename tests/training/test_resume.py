@@ -30,7 +30,7 @@ def test_resumed_run_equals_the_uninterrupted_one(parts, tmp_path):
         one = load_file(tmp_path / "whole" / f"{name}.safetensors")
         two = load_file(tmp_path / "part" / f"{name}.safetensors")
         assert one.keys() == two.keys()
-        assert all(torch.equal(one[key], two[key]) for key in one if key != "rng")
+        assert all(torch.equal(one[key], two[key]) for key in one if key != "rng.0.cpu")
 
 
 def test_the_clock_goes_on(parts, tmp_path):

@@ -15,7 +15,7 @@ from ..nn import SchNet
 from ..nn.readout import AtomwiseReadout
 from ..training import Labelled, TrainConfig
 from ..training.checkpoint import LAST, load_averaged
-from ..training.labels import label_units
+from ..training.labels import label_reader, label_units
 from . import models, sources
 from .flags import UsageError, given
 from .parts import Parts, split
@@ -93,6 +93,8 @@ def new(args: argparse.Namespace) -> Plan:
     if start is not None and "offsets" not in given(args, "train"):
         wanted["offsets"] = "fit" if _is_neutral(start) else "keep"
     config = _training_settings(args, wanted, base, source)
+    optional = config.energy_weight == 0
+    label_reader(source.pool, config.label, energy_optional=optional)  # before anything is written
 
     # 3.
     torch.manual_seed(config.seed)
@@ -107,7 +109,7 @@ def new(args: argparse.Namespace) -> Plan:
     # 4.
     directory = directory or _free(Path("runs") / f"{source.name}-{config.label}")
     parts = split(source, data, config.seed, directory, saved=False)
-    known = Labelled.read(parts.train, config.label, "training")
+    known = Labelled.read(parts.train, config.label, "training", required=not optional)
     if start is not None:
         _check_offsets(model, known, config)
     record = Record(

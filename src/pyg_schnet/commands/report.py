@@ -28,7 +28,7 @@ class Errors:
         molecules: How many.
         units: Unit of the label, if it is known.
         rows: By predictor and quantity (the label, ``"forces"``, ``"stress"``), ``mae`` and
-            ``rmse``.
+            ``rmse``. There is no label among these where it is not known, see :func:`errors_on`.
     """
 
     label: str
@@ -74,8 +74,12 @@ def errors_on(
     stress: bool = False,
     units: str | None = None,
     world: World | None = None,
+    progress: bool = False,
 ) -> Errors:
     """Errors of a model, and of simpler predictors if the training set is known.
+
+    Energies are left out where none is known to compare with, and of a model that was trained on
+    none: it knows them up to a constant only.
 
     Args:
         model: The model.
@@ -87,11 +91,29 @@ def errors_on(
         stress: Whether to compare stress too.
         units: Unit of energy to give the errors in; those of the model if ``None``.
         world: Processes that share out the molecules; only this one if ``None``.
+        progress: Whether to show a bar on a terminal.
+
+    Raises:
+        ValueError: If there is nothing to compare, or units make no sense.
     """
-    result = evaluate(model, test, label, batch_size, forces=forces, stress=stress, world=world)
-    predictors = {MODEL: result}
+    result = evaluate(
+        *(model, test, label, batch_size),
+        forces=forces,
+        stress=stress,
+        world=world,
+        progress=progress,
+    )
+    predictors, with_label = {MODEL: result}, result.known
     if train is not None:
-        predictors = {**_baselines(model, train, test, label, result), **predictors}
+        known = Labelled.read(train, label, required=False)
+        with_label = with_label and known.known
+        if not (with_label or forces or stress):
+            raise ValueError(
+                f"the training set has no '{label}', which the model so knows up to a constant "
+                "only: compare forces"
+            )
+        others = _baselines(model, train, test, label, known, result, with_label)
+        predictors = {**others, **predictors}
     factor = 1.0
     if units is not None:
         if model.units is None:
@@ -100,7 +122,11 @@ def errors_on(
     rows = {
         name: {
             quantity: {"mae": factor * one.mae, "rmse": factor * one.rmse}
-            for quantity, one in ((str(label), it), ("forces", it.forces), ("stress", it.stress))
+            for quantity, one in (
+                (str(label), it if with_label else None),
+                ("forces", it.forces),
+                ("stress", it.stress),
+            )
             if one is not None
         }
         for name, it in predictors.items()
@@ -113,22 +139,25 @@ def _baselines(
     train: InMemoryDataset,
     test: InMemoryDataset,
     label: str | int,
+    known: Labelled,
     result: Evaluation,
+    with_label: bool,
 ) -> dict[str, Evaluation]:
     """Predictors that know means of the training set only, or sums over kinds of atoms."""
-    known, asked = Labelled.read(train, label), Labelled.read(test, label, "test")
+    asked = Labelled.read(test, label, "test", required=False)
     forces = stress = None
     if result.forces is not None:
         mean = _mean(train, force_labels, _atoms_in_common(known, asked))
         forces = _constant(mean, result.forces)
     if result.stress is not None:
         stress = _constant(_mean(train, stress_labels, 3), result.stress)
-    labels = known.labels[~known.labels.isnan()]
-    means = labels.mean().expand_as(result.reference)
+    mean_label = known.labels.nanmean() if with_label else torch.zeros(())
+    means = mean_label.expand_as(result.reference)
     baselines = {MEAN: Evaluation.of(means, result.reference, None, forces, stress)}
     counts = known.counts
     if (
-        model.config["readout"] != "mean"
+        with_label
+        and model.config["readout"] != "mean"
         and model.target != "dipole"
         and (counts != counts[0]).any()
     ):

@@ -2,11 +2,12 @@ r"""Checkpoints: everything a run needs to go on as if nothing had happened."""
 
 import os
 import shutil
+import statistics
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
@@ -15,6 +16,7 @@ from ..nn import SchNet
 from ..storage import CorruptFileError, load_tensors, save_tensors
 from .config import TrainConfig
 from .distributed import World
+from .random_state import restore_random_state
 
 _KIND = "training checkpoint"
 LAST = "last.safetensors"
@@ -49,6 +51,11 @@ class Progress:
     best_epoch: float = 0
     best_score: float = float("inf")
     history: list[dict[str, float]] = field(default_factory=list)
+
+    @cached_property
+    def first_median(self) -> float:
+        """Median of the first losses, to be asked for when these are complete."""
+        return statistics.median(self.first_losses)
 
     @property
     def validated(self) -> bool:
@@ -86,7 +93,7 @@ def save_checkpoint(
     progress: Progress,
     config: TrainConfig,
     fingerprints: dict[str, int],
-    random: list[Tensor],
+    random: list[dict[str, Tensor]],
 ) -> None:
     """Saves a run in one file, ``last.safetensors``, atomically.
 
@@ -101,7 +108,7 @@ def save_checkpoint(
         progress: Where the run stands.
         config: Settings of the run.
         fingerprints: Checksums of the data sets by name, to notice others on resuming.
-        random: State of the random numbers of each process.
+        random: States of the random numbers of each process, by device.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
@@ -112,7 +119,11 @@ def save_checkpoint(
         for index, slots in state["state"].items()
         for name, value in slots.items()
     }
-    tensors |= {_random_name(rank): state for rank, state in enumerate(random)}
+    tensors |= {
+        f"{_random_name(rank)}{device}": state
+        for rank, states in enumerate(random)
+        for device, state in states.items()
+    }
     header = {
         "model": model.config,
         "train": config.to_dict(),
@@ -193,10 +204,11 @@ def load_checkpoint(
         index, slot = name.split(".", 1)
         slots.setdefault(int(index), {})[slot] = value
     optimizer.load_state_dict({"state": slots, "param_groups": header["param_groups"]})
-    if _random_name(world.rank) in tensors:
-        torch.set_rng_state(tensors[_random_name(world.rank)])
+    states = _below(tensors, _random_name(world.rank))
+    if states:
+        restore_random_state(states, model.embedding.weight.device)
     else:
-        world.seed_apart(tensors[_random_name(0)])
+        world.seed_apart(tensors[f"{_random_name(0)}cpu"])
     return Progress(**header["progress"]), _below(tensors, "best.") or None
 
 
@@ -229,7 +241,7 @@ def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _random_name(rank: int) -> str:
-    return f"rng.{rank}" if rank else "rng"
+    return f"rng.{rank}."
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

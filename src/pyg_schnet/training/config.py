@@ -16,7 +16,9 @@ class TrainConfig:
     Attributes:
         label: What to learn: the name of a field of the data (``"energy"``), of a column of
             ``y`` (``"U0"``, for data sets with ``target_names``), or the number of a column.
-        energy_weight: Weight of the label in the loss, 0 to learn from its derivatives only.
+        energy_weight: Weight of the label in the loss, 0 to learn from its derivatives only: the
+            data need not have the label then, and a model of forces alone knows energies up to a
+            constant.
         force_weight: Weight of the forces in the loss (see :mod:`pyg_schnet.training.loss`), 0 to
             leave them out. The paper has 0.01 and 1 where it trains on both, see :meth:`paper`.
         stress_weight: Weight of the stress of crystals in the loss, 0 to leave it out.

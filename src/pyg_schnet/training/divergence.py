@@ -1,7 +1,6 @@
 r"""What to say when a loss is not a number, or explodes: which batch, which molecule."""
 
 import math
-import statistics
 from typing import TYPE_CHECKING
 
 from torch_geometric.data import Batch
@@ -27,7 +26,7 @@ def check_loss(run: "Run", batch: Batch, loss: float) -> None:
         raise FloatingPointError(f"the loss is {loss} {_where(run, batch)}")
     if limit == 0 or progress.step < FIRST:
         return
-    first = statistics.median(progress.first_losses)
+    first = progress.first_median
     if loss > limit * first > 0:
         raise FloatingPointError(
             f"the loss is {loss:g}, {loss / first:g} times that of the first {FIRST} steps (see "

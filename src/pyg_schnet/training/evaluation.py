@@ -1,5 +1,6 @@
 r"""Errors of a model on a data set."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
 from torch_geometric.data import Batch, Data
+from tqdm import tqdm
 
 from ..loader import MoleculeLoader
 from ..nn import SchNet
@@ -22,8 +24,6 @@ class Evaluation:
     """Predictions and their errors.
 
     Attributes:
-        mae: Mean absolute error, over molecules with a label.
-        rmse: Root of the mean squared error.
         predicted: Predictions ``[M]``, float64.
         reference: Labels ``[M]``, float64; NaN where missing.
         units: Unit of all of these, if the model knows it.
@@ -31,8 +31,6 @@ class Evaluation:
         stress: The same of the components of all stress tensors, where they were asked for.
     """
 
-    mae: float
-    rmse: float
     predicted: Tensor
     reference: Tensor
     units: str | None = None
@@ -48,31 +46,59 @@ class Evaluation:
         forces: "Evaluation | None" = None,
         stress: "Evaluation | None" = None,
     ) -> "Evaluation":
-        """Computes the errors of predictions.
+        """Checks predictions.
 
         Raises:
-            ValueError: If no label is known or a prediction is not finite.
+            ValueError: If a prediction is not finite, or no label is known: of the forces or the
+                stress, or of the energy where it has neither beside it.
         """
         if not predicted.isfinite().all():
             first = int((~predicted.isfinite()).nonzero()[0])
             raise ValueError(f"prediction {first} is {predicted[first].item()}")
-        error = (predicted - reference)[~reference.isnan()]
-        if error.numel() == 0:
-            raise ValueError("no molecule has a label: there is no error to compute")
-        return cls(
-            error.abs().mean().item(),
-            error.square().mean().sqrt().item(),
-            predicted,
-            reference,
-            units,
-            forces,
-            stress,
-        )
+        evaluation = cls(predicted, reference, units, forces, stress)
+        if forces is None and stress is None:
+            evaluation._check_known()
+        return evaluation
+
+    @property
+    def known(self) -> bool:
+        """Whether any label is known: without energies there are errors of the forces alone."""
+        return not bool(self.reference.isnan().all())
 
     @property
     def errors(self) -> Tensor:
         """Predictions minus labels, of those that are known."""
         return (self.predicted - self.reference)[~self.reference.isnan()]
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error, over molecules with a label.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        self._check_known()
+        return self.errors.abs().mean().item()
+
+    @property
+    def rmse(self) -> float:
+        """Root of the mean squared error, over molecules with a label.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        self._check_known()
+        return self.errors.square().mean().sqrt().item()
+
+    def __repr__(self) -> str:
+        parts = [f"mae={self.mae:.6g}", f"rmse={self.rmse:.6g}"] if self.known else ["no labels"]
+        values = (("units", self.units), ("forces", self.forces), ("stress", self.stress))
+        parts += [f"{name}={value!r}" for name, value in values if value is not None]
+        return f"Evaluation({', '.join(parts)})"
+
+    def _check_known(self) -> None:
+        if not self.known:
+            raise ValueError("no molecule has a label: there is no error to compute")
 
 
 @torch.no_grad()
@@ -85,11 +111,16 @@ def evaluate(
     forces: bool = False,
     stress: bool = False,
     world: World | None = None,
+    progress: bool = False,
 ) -> Evaluation:
     """Evaluates a model on every molecule of a data set.
 
     Species that the model was not trained on are a warning here, not an error: what they do to the
     error is in the result.
+
+    Data without energies will do for forces and stress: ``result.known`` is False then, and
+    ``result.forces`` and ``result.stress`` have the errors. A model that was trained on such data
+    knows energies up to a constant only, so that errors of its energies mean nothing.
 
     Args:
         model: Model; its device is used, its mode (train or eval) restored.
@@ -100,29 +131,36 @@ def evaluate(
         stress: Whether to compare the stress of crystals with ``stress`` ``[B, 3, 3]`` too.
         world: Processes that share out the batches, and all get the same result, that of a single
             process.
+        progress: Whether to show a progress bar on standard error, where that is a terminal.
 
     Raises:
         ValueError: If the data set is empty, without labels, or in other units than the model.
     """
-    read = label_reader(dataset, label)
+    read = label_reader(dataset, label, energy_optional=forces or stress)
     check_units(model, dataset, label)
     labels: dict[str, Callable[[Data], Tensor]] = {model.target: read}
     labels |= {"forces": force_labels} if forces else {}
     labels |= {"stress": stress_labels} if stress else {}
     world = World() if world is None else world
     batches = list(BatchSampler(range(len(dataset)), batch_size, drop_last=False))
+    mine = batches[world.rank :: world.size]
+    shown = progress and world.is_main and sys.stderr is not None and sys.stderr.isatty()
     results: list[dict[str, tuple[Tensor, Tensor]]] = []
     training, refuse = model.training, model.refuse_unknown_species
     model.eval()
     model.refuse_unknown_species = False
+    total = sum(map(len, mine))
+    bar = tqdm(total=total, desc="evaluate", unit="molecule", disable=not shown)
     try:
-        for batch in MoleculeLoader(dataset, batch_sampler=batches[world.rank :: world.size]):
+        for batch in MoleculeLoader(dataset, batch_sampler=mine):
             _warn_of_unknown_species(model, batch)
             result = model.predict(batch, forces, stress=stress)
             results.append(
                 {name: (_flat(result[name]), _flat(of(batch))) for name, of in labels.items()}
             )
+            bar.update(batch.num_graphs)
     finally:
+        bar.close()
         model.train(training)
         model.refuse_unknown_species = refuse
     in_turn = zip_longest(*world.gather(results))

@@ -23,6 +23,7 @@ from .labels import (
     label_units,
     learn_species,
 )
+from .lock import locked
 from .loss import derivative_scale, force_labels, stress_labels
 from .order import BatchOrder
 from .reporting import Reporter
@@ -44,7 +45,8 @@ def fit(
     1. Offsets and known species of the model are set from the training set.
     2. Every epoch goes through the training set in a new order. The loss is that of
        :mod:`pyg_schnet.training.loss`, of energies, forces, stress or all of these; missing labels
-       (NaN) are left out.
+       (NaN) are left out. Data without any energies will do with ``energy_weight=0``: energies are
+       then learnt up to a constant, and their errors left out of all reports.
     3. A moving average of the weights is validated; the best one is kept.
 
     It ends with the first budget of the settings that is used up, or with their patience.
@@ -52,7 +54,8 @@ def fit(
     directory the run writes ``config.json``, ``history.csv``, ``learning_curve.png``, scalars for
     TensorBoard where that is installed, ``best.safetensors`` (for :meth:`SchNet.load`) and, from
     time to time, at its end and when interrupted by SIGINT or SIGTERM, ``last.safetensors``, from
-    which it resumes to the same numbers as an uninterrupted run, also when it was killed.
+    which it resumes to the same numbers as an uninterrupted run, also when it was killed. It is
+    locked meanwhile, so that no second process trains there.
 
     Called in each process of ``torchrun``, with the same arguments, it trains on all of them, to
     the same numbers as one process but for rounding: processes share out each batch and the
@@ -70,13 +73,14 @@ def fit(
             ends the run.
 
     Returns:
-        One row per validation: ``epoch, step, lr, train_loss, val_mae, val_rmse``,
-        ``val_force_mae, val_force_rmse`` and ``val_stress_mae, val_stress_rmse`` over components
-        where these are trained, and ``seconds``. Errors are in the unit of the label (per angstrom,
-        per cubic angstrom), the squared loss in squares of it. An epoch that a budget cuts short is
-        a fraction.
+        One row per validation: ``epoch, step, lr, train_loss``, ``val_mae, val_rmse`` of the label
+        where it is known, ``val_force_mae, val_force_rmse`` and ``val_stress_mae,
+        val_stress_rmse`` over components where these are trained, and ``seconds``. Errors are in
+        the unit of the label (per angstrom, per cubic angstrom), the squared loss in squares of it.
+        An epoch that a budget cuts short is a fraction.
 
     Raises:
+        BlockingIOError: If another process trains in the directory.
         FileExistsError: If the directory holds a run that is not to be resumed.
         FileNotFoundError: If there is no run to resume.
         ValueError: If a data set has no labels, or the run to resume was another one.
@@ -91,10 +95,11 @@ def fit(
         raise TypeError(f"'config' must be a TrainConfig (got {type(config).__name__})")
     directory = None if directory is None else Path(directory)
     with World.current() as world:
-        data = Labelled.read(train, config.label, "training")
-        validation = Labelled.read(val, config.label, "validation")
+        required = config.energy_weight > 0
+        data = Labelled.read(train, config.label, "training", required=required)
+        validation = Labelled.read(val, config.label, "validation", required=required)
         check_units(model, train, config.label)
-        read = label_reader(train, config.label)
+        read = label_reader(train, config.label, energy_optional=not required)
 
         keep_freed_memory()
         model.train()
@@ -117,48 +122,62 @@ def fit(
         order = BatchOrder(len(train), config.batch_size, config.seed, world.rank, world.size)
         loader = MoleculeLoader(train, batch_sampler=order)
         fingerprints = {"training": data.fingerprint, "validation": validation.fingerprint}
-        run = Run(model, read, order, config, directory, fingerprints, world)
-        run.begin(resume)
-        progress = run.progress
-        reporter = Reporter(
-            *(directory, config, progress, len(order), model.units, log), main=world.is_main
-        )
+        with locked(directory, world, make=not resume):
+            run = Run(model, read, order, config, directory, fingerprints, world, data.known)
+            try:
+                run.begin(resume)
+                _train(run, loader, val, validation, log)
+            finally:
+                run.end()
+        return run.progress.history
 
-        def validate() -> None:
-            row = run.validate(val, validation.sizes)
-            best = row["epoch"] == progress.best_epoch
-            world.from_main(lambda: reporter.row(row, best))
 
-        try:
-            with stop_on_signal() as stop, reporter:
-                while not run.finished:
-                    loader.set_epoch(progress.epoch, progress.batch)
-                    for batch in loader:
-                        reporter.step(*run.step(batch, stop))
-                        if run.stopped or run.save_is_due:
-                            run.save()
-                        if run.stopped:
-                            raise KeyboardInterrupt(_stopped(directory))
-                        if run.spent:
-                            break
-                    else:
-                        run.end_epoch()
-                        # A budget can have ended, and been extended, right after an epoch.
-                        if progress.epoch % config.eval_epochs == 0 and not progress.validated:
-                            validate()
-                if not progress.validated:
-                    validate()
-                run.save()
-                if run.stale:
-                    reporter.say(f"stopped: nothing got better for {config.patience} epochs")
-                if world.total(torch.tensor([float(stop.is_set())])).any():
-                    raise KeyboardInterrupt(_stopped(directory))  # in the last validation
-        except LostProcessError as error:
-            raise LostProcessError(f"{error}; {run.rescue()}") from error.__cause__
-        finally:
-            if run.best is not None:
-                model.load_state_dict(run.best)
-        return progress.history
+def _train(
+    run: Run,
+    loader: MoleculeLoader,
+    val: Molecules,
+    validation: Labelled,
+    log: Callable[[dict[str, float]], object] | None,
+) -> None:
+    """Takes a run from where it stands to its end."""
+    config, directory, world, progress = run.config, run.directory, run.world, run.progress
+    reporter = Reporter(
+        *(directory, config, progress, len(run.order), run.model.units, log), main=world.is_main
+    )
+
+    def validate() -> None:
+        row = run.validate(val, validation.sizes)
+        best = row["epoch"] == progress.best_epoch
+        world.from_main(lambda: reporter.row(row, best))
+
+    try:
+        with stop_on_signal() as stop, reporter:
+            if not run.with_labels:
+                reporter.say(f"no '{config.label}' is known: it is learnt up to a constant")
+            while not run.finished:
+                loader.set_epoch(progress.epoch, progress.batch)
+                for batch in loader:
+                    reporter.step(*run.step(batch, stop))
+                    if run.stopped or run.save_is_due:
+                        run.save()
+                    if run.stopped:
+                        raise KeyboardInterrupt(_stopped(directory))
+                    if run.spent:
+                        break
+                else:
+                    run.end_epoch()
+                    # A budget can have ended, and been extended, right after an epoch.
+                    if progress.epoch % config.eval_epochs == 0 and not progress.validated:
+                        validate()
+            if not progress.validated:
+                validate()
+            run.save()
+            if run.stale:
+                reporter.say(f"stopped: nothing got better for {config.patience} epochs")
+            if world.total(torch.tensor([float(stop.is_set())])).any():
+                raise KeyboardInterrupt(_stopped(directory))  # in the last validation
+    except LostProcessError as error:
+        raise LostProcessError(f"{error}; {run.rescue()}") from error.__cause__
 
 
 def _check_derivative(

@@ -11,7 +11,7 @@ of the three sums runs over the molecules that have that label, and is divided b
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ from .labels import LabelReader, Molecules
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation
+
+
+# Predictions and what they should be.
+_Pair: TypeAlias = tuple[Tensor, Tensor]
 
 
 def penalty(config: TrainConfig) -> Callable[[Tensor], Tensor]:
@@ -85,19 +89,17 @@ class Objective(nn.Module):
         if member is None:
             member = torch.zeros_like(system.z)
         sizes = torch.bincount(member, minlength=len(output)).clamp(min=1)  # [B]
-        nothing = output.new_zeros(()), torch.zeros((), dtype=torch.long, device=output.device)
-        parts = [nothing, nothing, nothing]
+        labels = forces = stress = None
         if config.energy_weight > 0:
-            parts[0] = self._of_labels(output, self.read(batch).to(output.device), sizes)
+            labels = output, self.read(batch).to(output.device)
         if config.with_forces:
             force = force_labels(batch).to(pos)
-            found = forces_from_energy(output, pos, create_graph=True)
-            parts[1] = self._of_forces(found, force, member, sizes)
+            forces = forces_from_energy(output, pos, create_graph=True), force
         if strain is not None:
-            stress = stress_labels(batch).to(pos)
+            wanted = stress_labels(batch).to(pos)
             found = stress_from_energy(output, strain, cell, create_graph=True)  # type: ignore[arg-type]
-            parts[2] = self._of_stress(found, stress)
-        return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
+            stress = found, wanted
+        return self._sums(sizes, member, labels, forces, stress)
 
     def of_evaluation(self, result: "Evaluation", sizes: Tensor) -> tuple[Tensor, Tensor]:
         """The same of predictions that are known, such as those of a whole validation set.
@@ -106,22 +108,42 @@ class Objective(nn.Module):
             result: Predictions, of what is trained at least.
             sizes: Atoms of each molecule ``[M]``.
         """
-        nothing = torch.zeros((), dtype=torch.double), torch.tensor(0)
-        parts = [nothing, nothing, nothing]
+        labels = forces = stress = None
         if self.config.energy_weight > 0:
-            parts[0] = self._of_labels(result.predicted, result.reference, sizes)
+            labels = result.predicted, result.reference
         if result.forces is not None:
-            member = torch.arange(len(sizes)).repeat_interleave(sizes)
-            found, force = (
-                side.view(-1, 3) for side in (result.forces.predicted, result.forces.reference)
-            )
-            parts[1] = self._of_forces(found, force, member, sizes)
+            forces = result.forces.predicted.view(-1, 3), result.forces.reference.view(-1, 3)
         if result.stress is not None:
-            found, stress = (
-                side.view(-1, 3, 3) for side in (result.stress.predicted, result.stress.reference)
-            )
-            parts[2] = self._of_stress(found, stress)
-        return torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
+            shape = (-1, 3, 3)
+            stress = result.stress.predicted.view(shape), result.stress.reference.view(shape)
+        member = torch.arange(len(sizes)).repeat_interleave(sizes)
+        return self._sums(sizes, member, labels, forces, stress)
+
+    def _sums(
+        self,
+        sizes: Tensor,
+        member: Tensor,
+        labels: _Pair | None,
+        forces: _Pair | None,
+        stress: _Pair | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted errors of pairs of predictions and labels, ``None`` for what is not trained.
+
+        Args:
+            sizes: Atoms of each molecule ``[B]``.
+            member: Molecule of each atom ``[N]``.
+            labels: Energies, say ``[B]``.
+            forces: Forces ``[N, 3]``.
+            stress: Stress ``[B, 3, 3]``.
+        """
+        nothing = sizes.new_zeros((), dtype=torch.double), sizes.new_zeros(())
+        parts = (
+            nothing if labels is None else self._of_labels(*labels, sizes),
+            nothing if forces is None else self._of_forces(*forces, member, sizes),
+            nothing if stress is None else self._of_stress(*stress),
+        )
+        sums, counts = zip(*parts)
+        return torch.stack(sums), torch.stack(counts)
 
     def _of_labels(self, output: Tensor, label: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
         known = ~label.isnan()

@@ -22,6 +22,7 @@ from .evaluation import Evaluation, evaluate
 from .labels import LabelReader, Molecules
 from .loss import Objective, mean_loss
 from .order import BatchOrder
+from .random_state import random_state
 from .weights import FlatWeights, MovingAverage
 
 # Weight of a step in the moving average of the norm of the gradient.
@@ -39,6 +40,7 @@ class Run:
         directory: Where the run is kept, if anywhere.
         fingerprints: Checksums of the data sets by name.
         world: The processes that train.
+        with_labels: Whether the training set has labels at all, and so their errors are of use.
 
     Attributes:
         progress: Where the run stands.
@@ -57,8 +59,10 @@ class Run:
         directory: Path | None,
         fingerprints: dict[str, int],
         world: World,
+        with_labels: bool = True,
     ):
         self.model, self.order, self.config = model, order, config
+        self.with_labels = with_labels
         self.directory, self.fingerprints, self.world = directory, fingerprints, world
         self.objective = Objective(model, read, config)
         self._parallel: nn.Module | None = None
@@ -244,7 +248,11 @@ class Run:
         )
         # As rank 0 finds it, so that all decide the same, whatever their processors round to.
         progress.seconds, errors, score = self.world.from_main(
-            lambda: (time.monotonic() - self._begun, _columns(result), self._score(result, sizes))
+            lambda: (
+                time.monotonic() - self._begun,
+                self._columns(result),
+                self._score(result, sizes),
+            )
         )
         epoch: float = progress.epoch
         if progress.batch:
@@ -252,6 +260,14 @@ class Run:
         if progress.enter(epoch, self.lr, errors, score):
             self.best, self._best_saved = copy.deepcopy(self.averaged.state_dict()), False
         return progress.history[-1]
+
+    def _columns(self, result: Evaluation) -> dict[str, float]:
+        """Validation errors for the history."""
+        columns: dict[str, float] = {}
+        for name, part in (("", result), ("force_", result.forces), ("stress_", result.stress)):
+            if part is not None and part.known and (name or self.with_labels):
+                columns |= {f"val_{name}mae": part.mae, f"val_{name}rmse": part.rmse}
+        return columns
 
     def _score(self, result: Evaluation, sizes: Tensor) -> float:
         if result.forces is None and result.stress is None:
@@ -267,7 +283,7 @@ class Run:
         """Writes a checkpoint, and the best model if it is new."""
         if self.directory is None:
             return
-        random = self.world.gather(torch.get_rng_state())
+        random = self.world.gather(random_state(self._device))
         self.world.from_main(lambda: self._write(random))
         self._saved, self.saved_step = self.progress.seconds, self.progress.step
 
@@ -280,7 +296,7 @@ class Run:
         if self.directory is None:
             return "the model has its best weights so far"
         if self.world.is_main:
-            self._write([torch.get_rng_state()])
+            self._write([random_state(self._device)])
             self.saved_step = progress.step
         step = f"{self.saved_step}{'' if self.world.is_main else ' or later'}"
         return (
@@ -288,7 +304,17 @@ class Run:
             "fit(..., resume=True), in as many processes as you like"
         )
 
-    def _write(self, random: list[Tensor]) -> None:
+    @property
+    def _device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def end(self) -> None:
+        """Leaves the model with its best weights so far, each in memory of its own again."""
+        self.weights.release()
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+
+    def _write(self, random: list[dict[str, Tensor]]) -> None:
         assert self.directory is not None
         if self.best is not None and not self._best_saved:
             # The model gives the file its settings, the state its weights.
@@ -300,12 +326,3 @@ class Run:
             *(self.directory, self.model, self.average, self.best, self.optimizer),
             *(self.progress, self.config, self.fingerprints, random),
         )
-
-
-def _columns(result: Evaluation) -> dict[str, float]:
-    """Validation errors for the history."""
-    columns = {"val_mae": result.mae, "val_rmse": result.rmse}
-    for name, part in (("force", result.forces), ("stress", result.stress)):
-        if part is not None:
-            columns |= {f"val_{name}_mae": part.mae, f"val_{name}_rmse": part.rmse}
-    return columns

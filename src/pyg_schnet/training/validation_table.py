@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ..durations import duration
 
 _HEADER_EVERY = 40  # lines, so that one is on the screen
-# Column of the history, name for people, and what its unit is per.
+# Column of the history, name for people, and what its unit is per; that of the label comes before.
 _DERIVATIVES = (
     ("val_force_mae", "MAE forces", "/Ang"),
     ("val_stress_mae", "MAE stress", "/Ang^3"),
@@ -38,11 +38,10 @@ class ValidationTable:
             ("epoch", "", f"{epoch:.0f}" if epoch % 1 == 0 else f"{epoch:.2f}", 7),
             ("step", "", f"{row['step']:,}", 10),
             ("train loss", "", f"{row['train_loss']:.5g}", 12),
-            (self.name, self.units or "", f"{row['val_mae']:.5g}", 11),
         ]
         cells += [
             (name, f"{self.units}{per}" if self.units else "", f"{row[column]:.5g}", 11)
-            for column, name, per in _DERIVATIVES
+            for column, name, per in (("val_mae", self.name, ""), *_DERIVATIVES)
             if column in row
         ]
         cells += [

@@ -68,6 +68,16 @@ class FlatWeights:
         """Notes a change of the long tensors, which nobody can see in the parameters."""
         increment_version(self.parameters)
 
+    @torch.no_grad()
+    def release(self) -> None:
+        """Gives each parameter memory of its own again, and no gradient.
+
+        What is pickled or saved of a view would be all of the long tensor.
+        """
+        for parameter in self.parameters:
+            parameter.data = parameter.data.clone()
+            parameter.grad = None
+
 
 class MovingAverage(AveragedModel):
     """The exponential moving average of the weights of a model, as a model.

@@ -33,7 +33,7 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
     assert namespace["result"]["forces"].shape == (3, 3)
     assert namespace["x"].shape == (3, 32)
     assert namespace["crystal"]["stress"].shape == (1, 3, 3)
-    assert namespace["edge_shift"].shape == (namespace["edge_index"].size(1), 3)
+    assert namespace["calculator"].model.units == "kcal/mol"
     assert len(namespace["ethanol"]) == 1_000
     assert [data.num_nodes for data in namespace["mine"]] == [9, 12]
     assert float(capsys.readouterr().out) > 0

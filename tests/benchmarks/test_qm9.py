@@ -113,7 +113,7 @@ def test_rows_of_a_file(qm9, small, tmp_path, monkeypatch, capsys) -> None:
     rows = saved(path)
     assert rows[name.format(50)] == first[name.format(50)]
     other = rows[name.format(50).replace("2steps", "2steps, lr 0.001")]
-    assert [row["config"]["lr"] for row in (rows[name.format(50)], other)] == [4e-3, 1e-3]
+    assert [row["config"]["lr"] for row in (rows[name.format(50)], other)] == [2e-3, 1e-3]
     assert "--lr 0.001 --budget 2steps" in other["command"]
     capsys.readouterr()
     qm9.run(arguments(qm9, "--json", str(path)))  # tables only

@@ -96,7 +96,8 @@ def _drawn(molecule: Any, charge: int, notes: list[str]) -> tuple[bytes, torch.T
         options.useBWAtomPalette()
         options.padding = _PADDING
         options.bondLineWidth = 4
-        options.annotationFontScale = 0.75
+        options.maxFontSize = 64
+        options.annotationFontScale = 0.6
         options.prepareMolsBeforeDrawing = False
         options.setAnnotationColour((0.25, 0.25, 0.25))
         drawer.DrawMolecule(molecule)

@@ -11,12 +11,13 @@ from .commands import models, predictions
 from .commands.flags import Parser, UsageError
 from .commands.predictions import ARRAYS, FRAMES, TABLE, Prediction
 from .commands.shell import DONE, SKIPPED, add_machine_flags, add_model_argument, execute, positive
-from .commands.structures import Failures, check_suffix, read_structures
+from .commands.structures import Coordinates, Failures, check_suffix, read_structures
 
+_CONFORMERS = 10
 _EXAMPLES = """\
 examples:
-  {prog} runs/first molecules.smi
-      a table of energies, on the terminal
+  {prog} md17-ethanol molecules.smi --conformers 20
+      a table on the terminal, with the lowest energy of twenty conformers of each SMILES
   {prog} runs/first molecules.xyz -o predicted.extxyz
       energies and forces for ASE, in eV and angstrom
   {prog} best.safetensors frames.npz -o predicted.npz --strict
@@ -42,7 +43,7 @@ def _parser(prog: str) -> Parser:
         prog=prog,
         usage=f"{prog} MODEL INPUT [-o OUT] [flags]",
         description="Predicts molecules. Those that fail are named and skipped, and the exit code "
-        "is 1 then.",
+        "is 1 then; 0 if all were predicted, 2 if none could be.",
         epilog=_EXAMPLES.format(prog=prog),
     )
     add_model_argument(parser)
@@ -51,7 +52,7 @@ def _parser(prog: str) -> Parser:
         metavar="INPUT",
         help=".xyz, .extxyz, .db or others that ASE reads, in angstrom; .npz arrays; .sdf with "
         "hydrogens and 3D coordinates; .smi, a SMILES and maybe a name on each line, with "
-        "coordinates from RDKit",
+        "conformers from RDKit, of which that with the lowest energy is kept",
     )
     parser.add_argument(
         "-o",
@@ -70,7 +71,19 @@ def _parser(prog: str) -> Parser:
         "--strict", action="store_true", help="stop at the first molecule that fails"
     )
     group.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of coordinates for SMILES (default: 0)"
+        "--conformers",
+        type=positive,
+        metavar="K",
+        help=f"of each SMILES (usual: {_CONFORMERS} for energies, else 1)",
+    )
+    group.add_argument(
+        "--optimize",
+        choices=("mmff", "uff", "none"),
+        default="mmff",
+        help="force field that relaxes them before the model sees them (default: mmff)",
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of their coordinates (default: 0)"
     )
     group.add_argument(
         "--batch-size",
@@ -92,18 +105,20 @@ def _predict(args: argparse.Namespace) -> int:
     model = models.load_model(args.path, models.device_of(args.device)).freeze()
     if args.forces and model.target != "energy":
         raise UsageError(f"--forces: the model predicts '{model.target}', which has none")
+    coordinates = _coordinates(args, model.target)
     forces = suffix != TABLE if args.forces is None else args.forces
 
     failures = Failures(args.strict)
-    structures = read_structures(args.input, failures, args.seed)
+    structures = read_structures(args.input, failures, coordinates)
     done: list[Prediction] = []
     with tqdm(
-        total=len(structures), desc="predict", unit="molecule", disable=not sys.stderr.isatty()
+        total=len(structures), desc="predict", unit="geometry", disable=not sys.stderr.isatty()
     ) as bar:
         for start in range(0, len(structures), args.batch_size):
             part = structures[start : start + args.batch_size]
             done += predictions.predict(model, part, forces, failures)
             bar.update(len(part))
+    done = predictions.lowest(done, failures)
     if not done:
         raise UsageError(f"no molecule of '{args.input}' could be predicted: nothing is written")
     if args.out is None:
@@ -115,6 +130,18 @@ def _predict(args: argparse.Namespace) -> int:
         print(f"{len(failures.reasons):,} molecules were skipped", file=sys.stderr)
         return SKIPPED
     return DONE
+
+
+def _coordinates(args: argparse.Namespace, target: str) -> Coordinates:
+    conformers = args.conformers
+    if conformers is None:
+        conformers = _CONFORMERS if target == "energy" else 1
+    elif conformers > 1 and target != "energy":
+        raise UsageError(
+            f"--conformers {conformers}: the lowest is chosen by its energy, but the model "
+            f"predicts '{target}'; leave it at 1"
+        )
+    return Coordinates(conformers, args.seed, None if args.optimize == "none" else args.optimize)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from ase.db import connect
 from ase.io import read, write
 
 from pyg_schnet import SchNet
-from pyg_schnet.commands.structures import Failures, read_structures
+from pyg_schnet.commands.predictions import lowest, predict
+from pyg_schnet.commands.structures import Failures, Structure, read_structures
 from pyg_schnet.data import from_ase, from_smiles
 from pyg_schnet.data.units import convert
 from pyg_schnet.datasets import MD17Sample, MoleculeDataset
@@ -103,13 +104,63 @@ def test_arrays_are_read_back_as_a_data_set(call, made, model):
 
 def test_smiles(call, made, model):
     Path("in.smi").write_text("smiles name\nCCO ethanol\n\n# a comment\nC\tthe gas\nO\n")
-    outcome = call("predict", made, "in.smi", "--seed", "3")
+    outcome = call("predict", made, "in.smi", "--seed", "3", "--conformers", "1")
     assert outcome.code == 0, outcome.err
     table = rows(outcome.out)
+    columns = "molecule,name,smiles,conformers,atoms,energy [kcal/mol]"
+    assert outcome.out.splitlines()[0] == columns
     assert [row["name"] for row in table] == ["ethanol", "the gas", "O"]
+    assert [row["smiles"] for row in table] == ["CCO", "C", "O"]
     for row, smiles in zip(table, ("CCO", "C", "O")):
         expected = model.predict(from_smiles(smiles, seed=3))["energy"].item()
         assert float(row["energy [kcal/mol]"]) == pytest.approx(expected, rel=1e-9)
+        assert row["conformers"] == "1"
+
+
+@pytest.mark.parametrize("optimize", ["mmff", "none"])
+def test_the_lowest_conformer_is_kept(call, optimize):
+    """Against a frozen copy that is asked about every conformer by itself."""
+    smiles = {"ethanol": "CCO", "1-propanol": "OCCC", "glycol": "OCCO"}
+    Path("in.smi").write_text("".join(f"{s} {name}\n" for name, s in smiles.items()))
+    flags = ("--conformers", "7", "--seed", "1", "--batch-size", "5", "--optimize", optimize)
+    outcome = call("predict", "md17-ethanol", "in.smi", "-o", "out.extxyz", *flags)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out == "3 molecules in out.extxyz\n"
+    model = SchNet.from_pretrained("md17-ethanol")
+    force_field = None if optimize == "none" else optimize
+    for atoms, (name, one) in zip(read("out.extxyz", ":"), smiles.items(), strict=True):
+        made = from_smiles(one, num_conformers=7, seed=1, optimize=force_field)
+        energies = [model.predict(data, forces=False)["energy"].item() for data in made]
+        assert name == "ethanol" or max(energies) > min(energies) + 0.5  # kcal/mol
+        best = made[int(np.argmin(energies))]
+        expected = convert(min(energies), "kcal/mol", "eV")
+        assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-4)
+        np.testing.assert_allclose(atoms.positions, best.pos.numpy(), atol=1e-6)
+        forces = model.predict(best)["forces"].numpy() * KCAL
+        np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-4)
+        assert (atoms.info["name"], atoms.info["smiles"]) == (name, one)
+        assert atoms.info["conformers"] == 7
+
+
+def test_conformers_are_ranked_by_energies_only(call):
+    SchNet(8, 8, 1, num_gaussians=8, target="homo").save("homo.safetensors")
+    Path("in.smi").write_text("CCO\n")
+    table = rows(call("predict", "homo.safetensors", "in.smi").out)
+    assert [row["conformers"] for row in table] == ["1"]
+    outcome = call("predict", "homo.safetensors", "in.smi", "--conformers", "2")
+    assert outcome.code == 2
+    assert "the lowest is chosen by its energy, but the model predicts 'homo'" in outcome.err
+
+
+def test_a_molecule_with_a_bad_conformer_is_skipped(model):
+    """Once, and altogether: which conformer is the lowest is not known."""
+    good, bad, other = (from_smiles(smiles) for smiles in ("CCO", "CCO", "O"))
+    bad.pos = bad.pos * float("nan")
+    structures = [Structure(0, "", good), Structure(0, "", bad), Structure(1, "", other)]
+    failures = Failures()
+    done = lowest(predict(model, structures, False, failures), failures)
+    assert [one.structure.number for one in done] == [1]
+    assert list(failures.reasons) == [0]
 
 
 def sdf(smiles: str, name: str, hydrogens: bool = True, flat: bool = False) -> str:
@@ -154,22 +205,34 @@ def test_sdf(call, made, model):
 
 def test_molecules_that_fail_are_named(call, made):
     """Every other one is predicted, whatever fails, where and why."""
-    Path("in.smi").write_text("CCO good\nC1CC ring\n[Xe] xenon\nC also good\nCCN amine\n")
+    impossible = "C12C3C4C1C5C2C3C45(C)C"  # a carbon with five bonds
+    Path("in.smi").write_text(
+        "CCO good\nC1CC ring\n[Xe] xenon\nC also good\nCCN amine\n"
+        f"{impossible} texas\n\nC.C two\nC1#CC1 flat\n"
+    )
     outcome = call("predict", made, "in.smi")
     assert outcome.code == 1
     assert [row["name"] for row in rows(outcome.out)] == ["good", "also good"]
     lines = outcome.err.splitlines()
-    assert "skipped molecule 1 (ring): 'C1CC' is not a SMILES: its syntax is wrong" in lines
-    for name in ("molecule 2 (xenon)", "molecule 4 (amine)"):
-        assert any(f"skipped {name}: the model was not trained on" in line for line in lines)
-    assert lines[-1] == "3 molecules were skipped"
+    assert "skipped molecule 1 (ring, line 2): 'C1CC' is not a SMILES: its syntax is wrong" in lines
+    for name in ("molecule 2 (xenon, line 3)", "molecule 4 (amine, line 5)"):
+        found = [f"skipped {name}: the model was not trained on" in line for line in lines]
+        assert sum(found) == 1  # not once for each conformer
+    reasons = {
+        "5 (texas, line 6)": "is no possible molecule: Explicit valence for atom # 7 C, 5, is",
+        "6 (two, line 8)": "is several molecules",
+        "7 (flat, line 9)": "found 0 of 10 conformers of 'C1#CC1': its geometry may be impossible",
+    }
+    for name, reason in reasons.items():
+        assert sum(f"skipped molecule {name}" in line and reason in line for line in lines) == 1
+    assert lines[-1] == "6 molecules were skipped"
     strict = call("predict", made, "in.smi", "--strict", "-o", "out.csv")
     assert strict.code == 2
-    assert "error: 'in.smi': molecule 1 (ring): 'C1CC' is not a SMILES" in strict.err
+    assert "error: 'in.smi': molecule 1 (ring, line 2): 'C1CC' is not a SMILES" in strict.err
     Path("in.smi").write_text("CCO good\n[Xe] xenon\n")
     strict = call("predict", made, "in.smi", "--strict", "-o", "out.csv")
     assert strict.code == 2
-    assert "error: molecule 1 (xenon): the model was not trained on atomic number 54" in strict.err
+    assert "error: molecule 1 (xenon, line 2): the model was not trained on atomic" in strict.err
     assert not Path("out.csv").exists()
 
 

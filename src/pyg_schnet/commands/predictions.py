@@ -3,7 +3,8 @@ r"""Predictions, and the files they are written to."""
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ class Prediction:
         structure: The molecule.
         value: The target.
         forces: Forces ``[N, 3]``, if they were asked for.
+        conformers: Of how many conformers this one is the lowest.
     """
 
     structure: Structure
     value: float
     forces: Tensor | None = None
+    conformers: int = 1
 
 
 def predict(
@@ -56,7 +59,7 @@ def predict(
             check_species(structure.data.z, species)
             known.append(structure)
         except ValueError as error:
-            failures.add(structure.number, structure.name, error)
+            failures.add(structure.number, structure.label, error)
 
     def work(numbers: Sequence[int]) -> list[Prediction]:
         chosen = [known[number] for number in numbers]
@@ -72,11 +75,30 @@ def predict(
         return [Prediction(*one) for one in zip(chosen, values, parts)]
 
     def fail(number: int, error: Exception) -> None:
-        failures.add(known[number].number, known[number].name, error)
+        failures.add(known[number].number, known[number].label, error)
 
     if not known:
         return []
     return [one for _, part in salvage(range(len(known)), work, fail) for one in part]
+
+
+def lowest(predictions: Sequence[Prediction], failures: Failures) -> list[Prediction]:
+    """Of each molecule the conformer with the lowest value, with their number.
+
+    Molecules of which any conformer failed have been said to be skipped, and are.
+
+    Args:
+        predictions: Of all conformers, those of a molecule one after the other.
+        failures: The molecules that failed.
+    """
+    groups = groupby(predictions, key=lambda one: one.structure.number)
+    chosen = []
+    for number, group in groups:
+        if number not in failures.reasons:
+            conformers = list(group)
+            best = min(conformers, key=lambda one: one.value)
+            chosen.append(replace(best, conformers=len(conformers)))
+    return chosen
 
 
 def write(path: str | Path, predictions: Sequence[Prediction], model: SchNet) -> None:
@@ -102,14 +124,22 @@ def write(path: str | Path, predictions: Sequence[Prediction], model: SchNet) ->
 
 
 def as_csv(predictions: Sequence[Prediction], model: SchNet) -> str:
-    """One row per molecule: its place in the file, name, number of atoms, and the target."""
+    """One row per molecule: its place in the file, name, number of atoms, and the target.
+
+    Molecules from SMILES have these and the number of their conformers besides.
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     unit = f" [{model.units}]" if model.units else ""
-    writer.writerow(["molecule", "name", "atoms", f"{model.target}{unit}"])
+    from_smiles = any("smiles" in one.structure.data for one in predictions)
+    more = ["smiles", "conformers"] if from_smiles else []
+    writer.writerow(["molecule", "name", *more, "atoms", f"{model.target}{unit}"])
     for one in predictions:
         structure = one.structure
-        writer.writerow([structure.number, structure.name, structure.data.num_nodes, one.value])
+        first: list[Any] = [structure.number, structure.name]
+        if from_smiles:
+            first += [structure.data.smiles, one.conformers]
+        writer.writerow([*first, structure.data.num_nodes, one.value])
     return text.getvalue()
 
 
@@ -159,6 +189,8 @@ def _as_frames(predictions: Sequence[Prediction], model: SchNet) -> str:
             data.force = factor * one.forces
         atoms: Any = to_ase(data)
         atoms.info["molecule"] = one.structure.number
+        if "smiles" in data:
+            atoms.info["conformers"] = one.conformers
         if one.structure.name:
             atoms.info["name"] = one.structure.name
         frames.append(atoms)

@@ -39,12 +39,14 @@ class Failures:
     reasons: dict[int, str] = field(default_factory=dict)
 
     def add(self, number: int, name: str, reason: object) -> None:
-        """Notes, and says at once, that a molecule is left out.
+        """Notes, and says at once, that a molecule is left out; of its conformers only the first.
 
         Raises:
             ValueError: If nothing may fail.
         """
         message = f"{number} ({name}): {reason}" if name else f"{number}: {reason}"
+        if number in self.reasons:
+            return
         if self.strict:
             raise ValueError(f"molecule {message}")
         self.reasons[number] = str(reason)
@@ -59,21 +61,48 @@ class Structure:
         number: Its place in the file, from 0.
         name: Its name there, if it has one.
         data: Atoms and positions.
+        line: Its line in the file, from 1, where that tells more than the number.
     """
 
     number: int
     name: str
     data: Data
+    line: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Name and line, as far as there are any, for messages."""
+        return _label(self.name, self.line)
 
 
-def read_structures(path: str | Path, failures: Failures, seed: int = 0) -> list[Structure]:
+@dataclass(frozen=True)
+class Coordinates:
+    """How SMILES get coordinates, see :func:`pyg_schnet.data.from_smiles`.
+
+    Attributes:
+        num_conformers: How many conformers of each.
+        seed: Seed of their coordinates.
+        optimize: Force field that relaxes them, or ``None``.
+    """
+
+    num_conformers: int = 1
+    seed: int = 0
+    optimize: str | None = "mmff"
+
+
+def read_structures(
+    path: str | Path, failures: Failures, coordinates: Coordinates | None = None
+) -> list[Structure]:
     """Reads the molecules of a file.
 
     Args:
         path: ``.smi`` (a SMILES and maybe a name on each line), ``.sdf``, ``.npz``, or what ASE
             reads.
         failures: Takes those that cannot be read.
-        seed: Seed of coordinates made for SMILES.
+        coordinates: How SMILES get theirs.
+
+    Returns:
+        The structures. Conformers of a SMILES follow each other, with the same number.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -83,7 +112,7 @@ def read_structures(path: str | Path, failures: Failures, seed: int = 0) -> list
     if not path.is_file():
         raise FileNotFoundError(f"there is no file '{path}'")
     kinds: dict[str, Callable[[Path, Failures], list[Structure]]] = {
-        ".smi": lambda file, failed: _read_smiles(file, failed, seed),
+        ".smi": lambda file, failed: _read_smiles(file, failed, coordinates or Coordinates()),
         ".sdf": _read_sdf,
         ".npz": _read_npz,
     }
@@ -129,28 +158,39 @@ def salvage(
         yield numbers, result
 
 
-def _read_smiles(path: Path, failures: Failures, seed: int) -> list[Structure]:
-    lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines()]
-    lines = [line for line in lines if line and not line[0].startswith("#")]
-    if lines and lines[0][0].lower() == "smiles":
+def _read_smiles(path: Path, failures: Failures, coordinates: Coordinates) -> list[Structure]:
+    text = path.read_text(encoding="utf-8")
+    lines = [(i, line.split(maxsplit=1)) for i, line in enumerate(text.splitlines(), start=1)]
+    lines = [(i, words) for i, words in lines if words and not words[0].startswith("#")]
+    if lines and lines[0][1][0].lower() == "smiles":
         del lines[0]
     structures = []
-    for number, (smiles, *names) in enumerate(_shown(lines, path)):
+    for number, (line, (smiles, *names)) in enumerate(_shown(lines, path)):
         try:
-            data = from_smiles(smiles, seed=seed)
+            made = from_smiles(
+                smiles,
+                num_conformers=coordinates.num_conformers,
+                seed=coordinates.seed,
+                optimize=coordinates.optimize,
+            )
         except ValueError as error:
-            failures.add(number, " ".join(names), error)
+            failures.add(number, _label(" ".join(names), line), error)
             continue
-        assert isinstance(data, Data)  # for mypy: one conformer is no list
-        if int(data.charge) != 0 or int(data.multiplicity) != 1:
+        conformers = [made] if isinstance(made, Data) else made
+        if int(conformers[0].charge) != 0 or int(conformers[0].multiplicity) != 1:
             tqdm.write(
                 f"warning: molecule {number} ({smiles}) is an ion or radical, which a SchNet "
                 "cannot tell from the neutral molecule of these atoms",
                 file=sys.stderr,
             )
-        del data.charge, data.multiplicity
-        structures.append(Structure(number, " ".join(names) or smiles, data))
+        for data in conformers:
+            del data.charge, data.multiplicity
+            structures.append(Structure(number, " ".join(names) or smiles, data, line))
     return structures
+
+
+def _label(name: str, line: int | None) -> str:
+    return ", ".join(filter(None, (name, "" if line is None else f"line {line}")))
 
 
 def _read_sdf(path: Path, failures: Failures) -> list[Structure]:

@@ -43,9 +43,18 @@ def record(name: str) -> dict[str, Any]:
 
 def load(kind: type[Model], name: str) -> Model:
     """Loads a model, see :meth:`SchNet.from_pretrained`."""
-    model = kind.load(_file(name, "safetensors"))
+    model = kind.load(file_of(name))
     model.eval()  # type: ignore[attr-defined] # of the module that it is
     return model
+
+
+def file_of(name: str) -> Path:
+    """The file of a model.
+
+    Raises:
+        ValueError: If there is no such model.
+    """
+    return _file(name, "safetensors")
 
 
 def _file(name: str, ending: str) -> Path:

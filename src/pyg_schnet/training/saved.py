@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from .. import pretrained
 from ..nn import SchNet
 from ..storage import CorruptFileError
 from .checkpoint import LAST, load_averaged
@@ -12,14 +13,19 @@ BEST = "best.safetensors"
 
 
 def find(path: str | Path) -> Path:
-    """The file of a model: itself, or the best model of a run.
+    """The file of a model: itself, the best model of a run, or one that comes with the package.
 
     Raises:
         FileNotFoundError: If there is none.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"there is no file or directory '{path}'")
+        if str(path) in pretrained.names():
+            return pretrained.file_of(str(path))
+        raise FileNotFoundError(
+            f"there is no file or directory '{path}', and no trained model of that name comes with "
+            f"the package: it has {', '.join(pretrained.names())}"
+        )
     if not path.is_dir():
         return path
     for name in (BEST, LAST):
@@ -32,7 +38,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> SchNet:
     """Loads a model, or the averaged weights of a training checkpoint.
 
     Args:
-        path: File, or directory of a run, whose best model is taken.
+        path: File, directory of a run, whose best model is taken, or name of a trained model
+            that comes with the package, as of :meth:`SchNet.from_pretrained`.
         device: Where to put it.
 
     Raises:

@@ -43,8 +43,8 @@ def test_learning_curve_of_derivatives():
     figure = learning_curve(history(**ENERGIES, **FORCES, **STRESS), "eV", {"mean": 3.0})
     energy, force, stress, loss = figure.axes
     labels = [axes.get_ylabel() for axes in figure.axes]
-    assert labels[:2] == ["energy error\n[eV]", "force error\n[eV/Ang]"]
-    assert labels[2:] == ["stress error\n[eV/Ang^3]", "training loss"]
+    assert labels[:2] == ["energy error\n[eV]", "force error\n[eV/Å]"]
+    assert labels[2:] == ["stress error\n[eV/Å^3]", "training loss"]
     assert lines(force)["validation MAE"] == [(100, 3.0), (200, 2.0), (1250, 1.0)]
     assert lines(stress)["validation RMSE"] == [(100, 0.4), (200, 0.3), (1250, 0.2)]
     assert "mean, MAE" in lines(energy)
@@ -74,7 +74,10 @@ def test_parity_leaves_out_missing_labels(baseline):
     points = left.collections[0].get_offsets().tolist()
     assert points == [[1.5 - shift, 1.0 - shift], [2.0 - shift, 3.0 - shift]]
     assert sum(bar.get_height() for bar in right.patches) == 2
-    assert "MAE 0.75" in right.get_title()
+    assert right.get_title() == "MAE 0.75, RMSE 0.7906, mean 0.25 [eV]"
+    left_edges = [bar.get_x() for bar in right.patches]
+    assert min(left_edges) == pytest.approx(-0.5)  # from the least to the greatest error
+    assert max(left_edges) + right.patches[-1].get_width() == pytest.approx(1.0)
 
 
 def test_filters():

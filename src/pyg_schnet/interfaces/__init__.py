@@ -1,0 +1,1 @@
+"""Simulation programs that take models of this package; import what you need, by name."""

@@ -69,7 +69,7 @@ def make_simulation(
         system.addParticle(openmm.app.Element.getByAtomicNumber(number).mass)
     system.addForce(openmm.PythonForce(potential))
     integrator = openmm.VerletIntegrator(PICOSECOND_PER_FS * timestep)
-    # The CPU platform adds up forces in single precision, which lets the total energy wander.
+    # All the work is in the model; this platform does the little else there is in float64.
     platform = openmm.Platform.getPlatformByName("Reference")
     context = openmm.Context(system, integrator, platform)
     context.setPositions(pos.double().numpy() / ANGSTROM_PER_NM)

@@ -9,6 +9,8 @@ energies of local atoms are summed up, if they reach as far as all interaction b
 
 import copy
 import json
+import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -245,12 +247,16 @@ class ExportedModel:
     def __init__(self, path: str | Path):
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no file '{path}'")
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"'{path}' must be a file of pyg_schnet's export (this is no archive)")
+        with zipfile.ZipFile(path) as archive:
+            is_compiled = any("/data/aotinductor/" in name for name in archive.namelist())
         extra = {_METADATA: ""}
-        try:
-            self._program: Any = torch.export.load(path, extra_files=extra).module()
-        except (RuntimeError, ValueError, KeyError, AttributeError):  # compiled files hold no graph
-            self._program = torch._inductor.aoti_load_package(str(path))
+        if is_compiled:
+            self._program: Any = torch._inductor.aoti_load_package(str(path))
             extra = self._program.get_metadata()
+        else:
+            self._program = torch.export.load(path, extra_files=extra).module()
         about = json.loads(extra.get(_METADATA) or "{}")
         if about.get("version") != _VERSION:
             raise ValueError(
@@ -268,7 +274,7 @@ class ExportedModel:
         return energy, energies, forces, virial
 
     def predict(self, data: Data) -> dict[str, Tensor]:
-        """What :meth:`SchNet.predict` gives, with ``energies``, and ``stress`` if there is a cell.
+        """What :meth:`SchNet.predict` gives, with ``energies``, and ``stress`` if there are cells.
 
         Args:
             data: A molecule, a periodic system with ``cell``, or a batch.
@@ -279,19 +285,23 @@ class ExportedModel:
         z, pos = data.z.long(), data.pos.to(self.dtype)
         batch = torch.zeros_like(z) if data.get("batch") is None else data.batch
         num_systems = int(batch.max()) + 1
-        cell, radius = data.get("cell"), float("inf") if self._all_pairs else self.cutoff
+        cell, pbc = data.get("cell"), data.get("pbc")
+        if pbc is not None and not bool(torch.as_tensor(pbc).any()):
+            cell = None
+        radius = math.inf if self._all_pairs else self.cutoff
         if cell is None:
             edge_index = radius_graph(pos, radius, batch)
             edge_shift = pos.new_zeros(edge_index.size(1), 3)
             vectors = pos.new_zeros(num_systems, 3, 3)
         else:
             vectors = cell.reshape(-1, 3, 3).to(self.dtype)
-            edge_index, edge_shift = radius_graph(pos, radius, batch, vectors, data.get("pbc"))
+            edge_index, edge_shift = radius_graph(pos, radius, batch, vectors, pbc)
         results = self(z, pos, batch, edge_index, edge_shift, vectors)
         named = dict(zip(OUTPUTS, results))
         virial = named.pop("virial")
-        if cell is not None:
-            named["stress"] = virial / torch.linalg.det(vectors).abs().view(-1, 1, 1)
+        volumes = torch.linalg.det(vectors).abs().view(-1, 1, 1)
+        if bool((volumes > 0).all()):
+            named["stress"] = virial / volumes
         for name, value in named.items():
             if not bool(value.isfinite().all()):
                 raise ValueError(

@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 import torch_sim as ts
+from ase.data import atomic_masses
 from torch import Tensor
 
 from pyg_schnet import SchNet
@@ -20,7 +21,6 @@ from pyg_schnet.datasets import MD17Sample
 from pyg_schnet.interfaces.torchsim import SchNetModel
 
 TIMESTEP = 0.5  # fs
-MASSES = {1: 1.008, 6: 12.011, 7: 14.007, 8: 15.999}
 
 
 def dynamics(
@@ -39,7 +39,7 @@ def dynamics(
         A function that runs so many steps, and energies and forces at the start.
     """
     ours, units = SchNetModel(model), ts.units.MetalUnits
-    masses = torch.tensor([MASSES[n] for n in z.tolist()], dtype=ours.dtype)
+    masses = torch.from_numpy(atomic_masses)[z].to(ours.dtype)
     state = ts.SimState(
         positions=pos.to(ours.dtype).repeat(count, 1),
         masses=masses.repeat(count),

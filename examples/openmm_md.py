@@ -3,9 +3,8 @@ r"""Dynamics with OpenMM, which calls the model through its PythonForce.
     pip install pyg-schnet[openmm]
     python examples/openmm_md.py
 
-runs ethanol with the model that comes with the package for 5,000 steps at constant energy, in
-about a minute on one core, and prints how well the total energy is conserved. ``--num-steps 200``
-takes seconds.
+runs ethanol with the model that comes with the package for 5,000 steps at constant energy, in a few
+seconds on one core, and prints how well the total energy is conserved.
 
 OpenMM counts in nm and kJ/mol: :class:`Potential` converts. All else of OpenMM (thermostats,
 constraints, restraints beside the model) works as always.

@@ -1,11 +1,12 @@
 """Models in TorchSim: its own validation, our predictions, dynamics."""
 
+import importlib.util
 import math
 import sys
 
 import pytest
 import torch
-from example_runs import run_example
+from example_runs import EXAMPLES, run_example
 from molecules import RTOL, random_molecule, small_model
 from torch_geometric.data import Batch, Data
 
@@ -87,6 +88,20 @@ def test_periodic_along_a_trajectory(envelope, skin):
             assert torch.allclose(value, expected[name], rtol=1e-4, atol=1e-4 * float(size))
     if skin > 0:
         assert 1 <= model._neighbors.builds < 6
+
+
+def test_large_open_systems_keep_their_neighbours():
+    network = small_model(units="eV")
+    model = SchNetModel(network)
+    batch = Batch.from_data_list([random_molecule(n, seed=n) for n in (110, 130)])
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        batch.pos = batch.pos + 0.02 * torch.randn(batch.pos.shape, generator=generator)
+        expected = network.predict(batch)
+        result = model(state_of(batch))
+        size = float(expected["forces"].abs().max())
+        assert torch.allclose(result["forces"], expected["forces"], rtol=0, atol=1e-5 * size)
+    assert model._neighbors.builds == 1
 
 
 def test_derivatives():
@@ -184,6 +199,20 @@ def test_example(tmp_path):
     assert "3 molecules of 9 atoms" in result.stdout
     swing = float(result.stdout.split("swing by ")[1].split()[0])
     assert 0 < swing < 1.0  # meV per atom
+
+
+def test_benchmark():
+    """Copies begin as the molecule does, and move."""
+    path = EXAMPLES.parent / "benchmarks" / "md_torchsim.py"
+    spec = importlib.util.spec_from_file_location("md_torchsim", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    model, molecule = small_model(units="kcal/mol"), random_molecule(5)
+    run, start = benchmark.dynamics(model, molecule.z, molecule.pos, torch.zeros(5, 3), count=3)
+    expected = model.predict(molecule)["forces"].repeat(3, 1) * 0.0433641
+    assert torch.allclose(start["forces"], expected, rtol=1e-5, atol=1e-6)
+    run(2)
+    assert benchmark.steps_per_second(2, 3) > 0
 
 
 def test_needs_torchsim(monkeypatch):

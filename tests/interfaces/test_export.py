@@ -154,7 +154,8 @@ def test_compiled_in_python_and_in_cpp(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     energy, *forces = result.stdout.splitlines()
     expected = program.predict(frame)
-    assert float(energy) == pytest.approx(float(expected["energy"]), rel=1e-11)
+    # The sums over neighbours are in another order there, and the weights in float32.
+    assert float(energy) == pytest.approx(float(expected["energy"]), rel=1e-9)
     forces = torch.tensor([[float(f) for f in row.split()] for row in forces])
     assert torch.allclose(forces, expected["forces"].float(), atol=1e-4)
     (tmp_path / "molecule.txt").write_text("2\n8 0 0 0\n26 0 0 1\n")  # no iron in ethanol

@@ -27,14 +27,13 @@ except ImportError as error:
 
 from ..data.units import convert
 from ..graph import NeighborList
-from ..nn import Ensemble, SchNet, SchNetConv
+from ..nn import Ensemble, SchNet
 from ..nn.ensemble import evaluated
 from ..nn.system import System
 from ..training.saved import load_model
 from .contacts import Contacts
+from .models import SMALL, energy_unit, freeze_for_dynamics, takes_edges
 
-# Up to so many atoms, an open system is searched anew in less time than a list is looked after.
-_SMALL = 100
 _PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress")
 
 
@@ -99,7 +98,7 @@ class SchNetCalculator(Calculator):
             raise ValueError(f"'skin' must be finite and not negative (got {skin})")
         if domain not in ("warn", "raise", "ignore"):
             raise ValueError(f"'domain' must be 'warn', 'raise' or 'ignore' (got '{domain}')")
-        self._factor = convert(1.0, _unit_of(model, units), "eV")
+        self._factor = convert(1.0, energy_unit(model, units, "SchNetCalculator"), "eV")
         with torch.inference_mode(False):
             self.model = _prepared(model, device, dtype)
         self.domain = domain
@@ -107,7 +106,7 @@ class SchNetCalculator(Calculator):
         self._warned = False
         self._contacts = Contacts(torch.from_numpy(covalent_radii))
         self._neighbors = None
-        if skin > 0 and all(map(_takes_edges, _members(self.model))):
+        if skin > 0 and all(map(takes_edges, _members(self.model))):
             self._neighbors = NeighborList(self.model.cutoff, skin)
         if isinstance(model, Ensemble):
             self.implemented_properties = [
@@ -198,7 +197,7 @@ class SchNetCalculator(Calculator):
         self, pos: Tensor, cell: Tensor | None, pbc: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Neighbours and their images, or ``None`` to leave the search to the model."""
-        if self._neighbors is None or (cell is None and len(pos) <= _SMALL):
+        if self._neighbors is None or (cell is None and len(pos) <= SMALL):
             return None, None
         if cell is None:
             return self._neighbors(pos), None
@@ -243,38 +242,14 @@ def _members(model: SchNet | Ensemble) -> list[SchNet]:
     return list(model) if isinstance(model, Ensemble) else [model]
 
 
-def _unit_of(model: SchNet | Ensemble, units: str | None) -> str:
-    if units is not None and model.units not in (None, units):
-        raise ValueError(f"the energies of the model are in {model.units}, not in {units}")
-    found = units if model.units is None else model.units
-    if found is None:
-        raise ValueError(
-            "the model does not know the unit of its energies: say it by "
-            "SchNetCalculator(model, units='kcal/mol'), or set 'model.units' before saving it"
-        )
-    return found
-
-
 def _prepared(
     model: SchNet | Ensemble, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> SchNet | Ensemble:
     """A copy for inference only."""
     model = copy.deepcopy(model).to(device=device, dtype=dtype).eval().requires_grad_(False)
     for member in _members(model):
-        convs = [getattr(block, "conv", None) for block in member.interactions]
-        if all(isinstance(conv, SchNetConv) and conv.has_table() for conv in convs):
-            member.freeze()
-            # At a knot the third derivative of the energy jumps, which makes the energy wander in
-            # dynamics: half the spacing takes it to a fifth of that, at no cost.
-            for conv in member._convs:
-                conv.freeze(conv.frozen_knots.halved())
+        freeze_for_dynamics(member)
     return model
-
-
-def _takes_edges(model: SchNet) -> bool:
-    """Whether the neighbours of a model are all those within its cutoff."""
-    limited = model.config["max_num_neighbors"] is not None
-    return model.envelope != "none" and model.interaction_graph is None and not limited
 
 
 def _has_stress(atoms: Atoms) -> bool:

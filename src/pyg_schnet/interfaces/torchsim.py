@@ -19,9 +19,7 @@ from ..data.units import convert
 from ..graph import NeighborList
 from ..nn import SchNet, inference
 from ..nn.system import System
-
-# Up to so many atoms each, open systems are searched anew in less time than a list is looked after.
-_SMALL = 100
+from .models import SMALL, energy_unit, freeze_for_dynamics, takes_edges
 
 
 class SchNetModel(ModelInterface):
@@ -82,13 +80,14 @@ class SchNetModel(ModelInterface):
             raise ValueError(f"'dtype' must be torch.float32 or torch.float64 (got {dtype})")
         if not 0 <= skin < math.inf:
             raise ValueError(f"'skin' must be finite and not negative (got {skin})")
-        self._factor = convert(1.0, _unit_of(model, units), "eV")
+        self._factor = convert(1.0, energy_unit(model, units, "SchNetModel"), "eV")
         self.model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
+        freeze_for_dynamics(self.model)
         self._dtype = dtype
         self._compute_forces = compute_forces
         self._compute_stress = compute_stress
         self._neighbors = None
-        if skin > 0 and _takes_edges(model):
+        if skin > 0 and takes_edges(model):
             self._neighbors = NeighborList(model.cutoff, skin, exact=False)
 
     @property
@@ -142,7 +141,7 @@ class SchNetModel(ModelInterface):
                 )
         system = self._system_of(state)
         with_stress = self._compute_stress and system.cell is not None
-        self._freeze()
+        freeze_for_dynamics(self.model, anew=False)  # moving the model discards tables
         result = inference.predict(
             self.model, system, self._compute_forces, with_stress
         ) or inference.predict_by_autograd(self.model, system, self._compute_forces, with_stress)
@@ -168,7 +167,7 @@ class SchNetModel(ModelInterface):
         neighbors = self._neighbors
         if not bool(periodic.any()):
             found = None
-            if neighbors is not None and len(pos) > _SMALL * num_systems:
+            if neighbors is not None and len(pos) > SMALL * num_systems:
                 found = neighbors(pos, batch)
             return System(z, pos, batch, found, batch_size=num_systems)
         cell = _plain(state.row_vector_cell)
@@ -177,32 +176,6 @@ class SchNetModel(ModelInterface):
         if neighbors is not None:
             edges = neighbors(pos, batch, cell, pbc)
         return System(z, pos, batch, *edges, cell, pbc, num_systems)
-
-    def _freeze(self) -> None:
-        """Makes the tables of filters, unless they are there; moving the model discards them."""
-        convs: list[Any] = [getattr(block, "conv", None) for block in self.model.interactions]
-        if all(hasattr(conv, "is_frozen") and conv.has_table() for conv in convs) and not all(
-            conv.is_frozen for conv in convs
-        ):
-            self.model.freeze()
-
-
-def _unit_of(model: SchNet, units: str | None) -> str:
-    if units is not None and model.units not in (None, units):
-        raise ValueError(f"the energies of the model are in {model.units}, not in {units}")
-    found = units if model.units is None else model.units
-    if found is None:
-        raise ValueError(
-            "the model does not know the unit of its energies: say it by "
-            "SchNetModel(model, units='kcal/mol'), or set 'model.units' before saving it"
-        )
-    return found
-
-
-def _takes_edges(model: SchNet) -> bool:
-    """Whether the neighbours of a model are all those within its cutoff."""
-    limited = model.config["max_num_neighbors"] is not None
-    return model.envelope != "none" and model.interaction_graph is None and not limited
 
 
 def _plain(value: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ MOLECULES = (
 )
 Errors = tuple[float | None, float | None]
 # Typed in from the paper, Table 2, by what was learned from how many frames: test MAE of energies
-# in kcal/mol and of forces in kcal/mol/Ang, in the order of the molecules. Only "forces" were
-# compared with a second source (of 50,000 frames the errors of forces, and benzene not).
+# in kcal/mol and of forces in kcal/mol/Ang, in the order of the molecules. Only those of SchNet
+# that learned forces too were compared with a second source (of 50,000 frames the errors of forces,
+# and benzene not).
 PUBLISHED: dict[tuple[str, int], dict[str, tuple[Errors, ...]]] = {
     ("energies", 1_000): {
         "SchNet": (
@@ -82,7 +83,8 @@ _INTRODUCTION = [
     "Learned from N frames of a trajectory, energies alone or with forces. Test MAE of energies in",
     "kcal/mol / of components of forces in kcal/mol/A. Columns in *italics* are published, typed",
     "in from Table 2 of Schütt et al. (2017): tested on the rest of the whole trajectory, trained",
-    "for up to millions of steps. SchNet is the network of the paper, `paper` trained by its",
+    "for up to millions of steps (only SchNet's that learned forces too were compared with a second",
+    "source). SchNet is the network of the paper, `paper` trained by its",
     "protocol (Adam 1e-3, batches of 32), `fast` and DTNN by our preset. GDML and sGDML learn",
     "forces alone, by the package sgdml; their energies are the integral. The mean predictor says",
     "the mean energy, and the mean force of each atom. Of several budgets the longest is shown,",

@@ -136,6 +136,13 @@ def test_nothing_to_train():
         FlatWeights(new_model().requires_grad_(False), 0.0)
 
 
+def test_parameters_of_two_kinds():
+    model = new_model()
+    model.readout.double()
+    with pytest.raises(ValueError, match=r"float32 on cpu and torch\.float64 on cpu\): call"):
+        FlatWeights(model, 0.0)
+
+
 @pytest.mark.parametrize("name", ["fit", "a run that fails"])
 def test_models_take_no_more_room_than_before(parts, tmp_path, name):
     """A view of a long tensor is pickled with all of it, once for each parameter."""

@@ -28,12 +28,21 @@ class FlatWeights:
     Attributes:
         parameters: The parameters of the model that are trained.
         flat: The long tensors: that of matrices, if they decay, and that of all others.
+
+    Raises:
+        ValueError: If nothing is trained, or parameters differ in dtype or device.
     """
 
     def __init__(self, model: SchNet, weight_decay: float):
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("the model has no parameter to train: none has 'requires_grad'")
+        kinds = {(p.dtype, p.device) for p in self.parameters}
+        if len(kinds) > 1:
+            listed = " and ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
+            raise ValueError(
+                f"the parameters of the model must be of one kind (got {listed}): call model.to(...)"
+            )
         decaying: list[nn.Parameter] = []
         if weight_decay > 0:
             embedding = model.embedding.weight

@@ -41,7 +41,7 @@ class FlatWeights:
         if len(kinds) > 1:
             listed = " and ".join(sorted(f"{dtype} on {device}" for dtype, device in kinds))
             raise ValueError(
-                f"the parameters of the model must be of one kind (got {listed}): call model.to(...)"
+                f"parameters of a model must be of one kind (got {listed}): call model.to(...)"
             )
         decaying: list[nn.Parameter] = []
         if weight_decay > 0:

@@ -1,4 +1,4 @@
-r"""Dynamics of one molecule: steps per second of ASE with each calculator, and of a bare loop.
+r"""Dynamics of one molecule: steps per second of ASE, TorchSim and a bare loop, beside SchNetPack.
 
 A model is trained briefly on real frames, so that the molecule stays one. All contenders then run
 the same network with the same weights from the same atoms and velocities, each in a process of its
@@ -27,7 +27,7 @@ from pyg_schnet import SchNet
 from pyg_schnet.datasets import MD17Sample
 from pyg_schnet.training import TrainConfig, fit
 
-SUMMARY = "steps per second of dynamics with ASE beside SchNetPack, and of a bare loop"
+SUMMARY = "steps per second of dynamics with ASE, TorchSim and a bare loop, beside SchNetPack"
 NETWORK = {
     "hidden_channels": 64,
     "num_filters": 64,
@@ -39,8 +39,11 @@ MOLECULES = ("ethanol", "aspirin")
 NAMES = {
     "loop": "bare loop + pyg-schnet",
     "ours": "ASE + pyg-schnet",
+    "torchsim": "TorchSim + pyg-schnet",
     "schnetpack": "ASE + SchNetPack",
 }
+# What may be in environments of their own; that of TorchSim must have this package too.
+PEERS = {"torchsim": "torch_sim", "schnetpack": "schnetpack"}
 TEMPERATURE = 300.0  # K
 HERE = Path(__file__).parent
 
@@ -68,8 +71,8 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         args.molecules, args.rounds = ["ethanol"], 1
         args.steps, args.train_steps = min(args.steps, 100), min(args.train_steps, 100)
-    pythons = read_pythons(args)
-    contenders = ["loop", "ours", *installed(["schnetpack"], pythons)]
+    pythons = read_pythons(args, PEERS)
+    contenders = ["loop", "ours", *installed(PEERS, pythons, PEERS)]
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
     results |= {"network": NETWORK, "timestep_fs": TIMESTEP, "molecules": {}}
     with tempfile.TemporaryDirectory() as folder:

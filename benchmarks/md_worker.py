@@ -143,6 +143,16 @@ def ours_loop(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Callable]:
     return run, start, dict
 
 
+def ours_torchsim(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Callable]:
+    """Velocity Verlet of TorchSim with this package."""
+    from md_torchsim import dynamics
+
+    z, pos, velocities = (torch.from_numpy(system[name]) for name in ("z", "pos", "velocities"))
+    run, start = dynamics(make_ours(system), z, pos, velocities)
+    forces = start["forces"].tolist()
+    return run, {"energy_ev": start["energy"].item(), "forces_ev_per_ang": forces}, dict
+
+
 def make_ours(system: dict[str, np.ndarray]) -> Any:
     """The network as this package has it."""
     from pyg_schnet import SchNet
@@ -240,6 +250,7 @@ def make_schnetpack(system: dict[str, np.ndarray]) -> tuple[torch.nn.Module, flo
 CONTENDERS: dict[str, tuple[Callable, str]] = {
     "loop": (ours_loop, "pyg_schnet"),
     "ours": (ours_ase, "pyg_schnet"),
+    "torchsim": (ours_torchsim, "torch_sim_atomistic"),
     "schnetpack": (schnetpack_ase, "schnetpack"),
 }
 

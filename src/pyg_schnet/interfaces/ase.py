@@ -32,7 +32,7 @@ from ..nn.ensemble import evaluated
 from ..nn.system import System
 from ..training.saved import load_model
 from .contacts import Contacts
-from .models import SMALL, energy_unit, freeze_for_dynamics, takes_edges
+from .models import SMALL, check_target, energy_unit, freeze_for_dynamics, takes_edges
 
 _PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress")
 
@@ -90,8 +90,7 @@ class SchNetCalculator(Calculator):
         super().__init__(**kwargs)
         if not isinstance(model, SchNet | Ensemble):
             raise TypeError(f"expected a SchNet or an Ensemble (got {type(model).__name__})")
-        if model.target != "energy":
-            raise ValueError(f"the model must predict energies (its target is '{model.target}')")
+        check_target(model)
         if dtype not in (None, torch.float32, torch.float64):
             raise ValueError(f"'dtype' must be torch.float32 or torch.float64 (got {dtype})")
         if not 0 <= skin < math.inf:

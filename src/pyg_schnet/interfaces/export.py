@@ -24,6 +24,7 @@ from ..nn import SchNet
 from ..nn.layers import read_layers, weights_of
 from ..ops.reference import softplus_and_slope
 from ..ops.table import locate, spline_basis
+from .models import check_target
 
 _METADATA = "pyg_schnet.json"
 _VERSION = 1
@@ -84,8 +85,7 @@ def export(
     path = Path(path)
     if not isinstance(model, SchNet):
         raise TypeError(f"expected a SchNet (got {type(model).__name__})")
-    if model.target != "energy":
-        raise ValueError(f"the model must predict energies (its target is '{model.target}')")
+    check_target(model)
     if path.suffix != ".pt2":
         raise ValueError(f"the file must end in '.pt2' (got '{path}')")
     if dtype not in (torch.float32, torch.float64):

@@ -6,6 +6,16 @@ from ..nn import Ensemble, SchNet, SchNetConv
 SMALL = 100
 
 
+def check_target(model: SchNet | Ensemble) -> None:
+    """Refuses models of anything but energies.
+
+    Raises:
+        ValueError: If it predicts something else.
+    """
+    if model.target != "energy":
+        raise ValueError(f"the model must predict energies (its target is '{model.target}')")
+
+
 def energy_unit(model: SchNet | Ensemble, units: str | None, name: str) -> str:
     """The unit of the energies of a model.
 

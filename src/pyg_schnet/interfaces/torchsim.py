@@ -19,7 +19,8 @@ from ..data.units import convert
 from ..graph import NeighborList
 from ..nn import SchNet, inference
 from ..nn.system import System
-from .models import SMALL, energy_unit, freeze_for_dynamics, takes_edges
+from ..nn.unpack import plain
+from .models import SMALL, check_target, energy_unit, freeze_for_dynamics, takes_edges
 
 
 class SchNetModel(ModelInterface):
@@ -74,8 +75,7 @@ class SchNetModel(ModelInterface):
         super().__init__()
         if not isinstance(model, SchNet):
             raise TypeError(f"expected a SchNet (got {type(model).__name__})")
-        if model.target != "energy":
-            raise ValueError(f"the model must predict energies (its target is '{model.target}')")
+        check_target(model)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"'dtype' must be torch.float32 or torch.float64 (got {dtype})")
         if not 0 <= skin < math.inf:
@@ -161,8 +161,8 @@ class SchNetModel(ModelInterface):
         return {name: (self._factor * value).to(self._dtype) for name, value in named.items()}
 
     def _system_of(self, state: SimState) -> System:
-        z, pos = state.atomic_numbers.long(), _plain(state.positions)
-        batch, num_systems = _plain(state.system_idx), state.cell.size(0)
+        z, pos = state.atomic_numbers.long(), plain(state.positions).detach()
+        batch, num_systems = plain(state.system_idx), state.cell.size(0)
         periodic = torch.as_tensor(state.pbc, device=pos.device)  # of all systems, for TorchSim
         neighbors = self._neighbors
         if not bool(periodic.any()):
@@ -170,14 +170,9 @@ class SchNetModel(ModelInterface):
             if neighbors is not None and len(pos) > SMALL * num_systems:
                 found = neighbors(pos, batch)
             return System(z, pos, batch, found, batch_size=num_systems)
-        cell = _plain(state.row_vector_cell)
+        cell = plain(state.row_vector_cell).detach()
         pbc = periodic.expand(num_systems, 3)
         edges: tuple[Tensor | None, Tensor | None] = (None, None)
         if neighbors is not None:
             edges = neighbors(pos, batch, cell, pbc)
         return System(z, pos, batch, *edges, cell, pbc, num_systems)
-
-
-def _plain(value: Tensor) -> Tensor:
-    # Autograd refuses to save tensors made under inference_mode.
-    return value.detach().clone() if value.is_inference() else value.detach()

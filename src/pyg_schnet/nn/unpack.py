@@ -52,15 +52,15 @@ def unpack(model: "SchNet", data: Data) -> System:
     device = model.embedding.weight.device
     return System(
         **{
-            name: _plain(value.to(device)) if isinstance(value, Tensor) else value
+            name: plain(value.to(device)) if isinstance(value, Tensor) else value
             for name, value in fields.items()
         },
         batch_size=num_molecules(data),
     )
 
 
-def _plain(value: Tensor) -> Tensor:
-    # Autograd refuses to save tensors made under inference_mode.
+def plain(value: Tensor) -> Tensor:
+    """The tensor, or a copy of one made under inference_mode, which autograd refuses to save."""
     return value.clone() if value.is_inference() else value
 
 

@@ -23,6 +23,7 @@ from .data.units import convert
 from .nn import SchNet
 from .storage import write_atomically
 from .training import Labelled, TrainConfig
+from .training.saved import load_model
 
 # Settings that split data, which only the run that did so needs.
 _OF_A_RUN = ("num_train", "num_val", "num_test", "split_seed")
@@ -99,7 +100,7 @@ class _Question:
 def _evaluate(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    model = models.load_model(args.path, models.device_of(args.device))
+    model = load_model(args.path, models.device_of(args.device))
     flags = given(args, "data")
     units = flags.pop("units", None)
     if units is not None:

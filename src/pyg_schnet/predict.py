@@ -12,6 +12,7 @@ from .commands.flags import Parser, UsageError
 from .commands.predictions import ARRAYS, FRAMES, TABLE, Prediction
 from .commands.shell import DONE, SKIPPED, add_machine_flags, add_model_argument, execute, positive
 from .commands.structures import Coordinates, Failures, check_suffix, read_structures
+from .training.saved import load_model
 
 _CONFORMERS = 10
 _EXAMPLES = """\
@@ -102,7 +103,7 @@ def _predict(args: argparse.Namespace) -> int:
     suffix = TABLE if args.out is None else check_suffix(args.out, (TABLE, ARRAYS, *FRAMES))
     if args.forces and suffix == TABLE:
         raise UsageError("a table has no place for forces: write .npz or .extxyz by -o")
-    model = models.load_model(args.path, models.device_of(args.device)).freeze()
+    model = load_model(args.path, models.device_of(args.device)).freeze()
     if args.forces and model.target != "energy":
         raise UsageError(f"--forces: the model predicts '{model.target}', which has none")
     coordinates = _coordinates(args, model.target)

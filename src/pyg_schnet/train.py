@@ -24,6 +24,7 @@ from .storage import write_atomically
 from .training import TrainConfig, fit
 from .training.distributed import World
 from .training.lock import locked
+from .training.saved import BEST
 
 _EXAMPLES = """\
 examples:
@@ -138,7 +139,7 @@ def _train(args: argparse.Namespace) -> int:
             ) from stop
         tested = _test(run, world)
         if world.is_main:
-            print(f"{tested}\n\nThe model is {run.directory / models.BEST}")
+            print(f"{tested}\n\nThe model is {run.directory / BEST}")
     return DONE
 
 

@@ -6,11 +6,8 @@ from typing import Any
 import torch
 
 from ..nn import SchNet
-from ..training.saved import BEST, find, load_model
 from .flags import UsageError
 from .settings import Setting, arguments_of, flag_of
-
-__all__ = ["BEST", "PRESETS", "build", "contradictions", "device_of", "find", "load_model"]
 
 #: Constructors by name; the first is the usual one.
 PRESETS: dict[str, Callable[..., SchNet]] = {"paper": SchNet.paper, "default": SchNet}

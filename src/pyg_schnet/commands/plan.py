@@ -16,6 +16,7 @@ from ..nn.readout import AtomwiseReadout
 from ..training import Labelled, TrainConfig
 from ..training.checkpoint import LAST, load_averaged
 from ..training.labels import label_reader, label_units
+from ..training.saved import find, load_model
 from . import models, sources
 from .flags import UsageError, given
 from .parts import Parts, split
@@ -75,7 +76,7 @@ def new(args: argparse.Namespace) -> Plan:
     base = {} if args.config is None else read_json(args.config)
     if args.config is not None and "train" not in base:
         raise UsageError(f"'{args.config}' is not what a run saved: it has no 'train'")
-    start = None if args.init is None else models.load_model(args.init)
+    start = None if args.init is None else load_model(args.init)
 
     # 1.
     values, wanted = _data_settings(args, base), given(args, "train")
@@ -117,7 +118,7 @@ def new(args: argparse.Namespace) -> Plan:
         model=model.config,
         mode=model.mode,
         train=config,
-        init=None if args.init is None else str(models.find(args.init).absolute()),
+        init=None if args.init is None else str(find(args.init).absolute()),
         parts=parts.sizes,
         fingerprint=known.fingerprint,
     )
@@ -169,7 +170,7 @@ def planned(run: Record, directory: Path, *, saved: bool) -> Plan:
     elif run.init is None:
         model = SchNet(**run.model)
     else:
-        model = models.load_model(run.init)
+        model = load_model(run.init)
         _drop_offsets(model, config)
     model.mode = run.mode
     return Plan(directory, run, parts, model, source.has_forces)

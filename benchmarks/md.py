@@ -1,4 +1,4 @@
-r"""Dynamics of one molecule: steps per second of ASE, TorchSim and a bare loop, beside SchNetPack.
+r"""Dynamics of one molecule: steps per second of ASE, TorchSim and a bare loop, beside peers.
 
 A model is trained briefly on real frames, so that the molecule stays one. All contenders then run
 the same network with the same weights from the same atoms and velocities, each in a process of its
@@ -27,7 +27,7 @@ from pyg_schnet import SchNet
 from pyg_schnet.datasets import MD17Sample
 from pyg_schnet.training import TrainConfig, fit
 
-SUMMARY = "steps per second of dynamics with ASE, TorchSim and a bare loop, beside SchNetPack"
+SUMMARY = "steps per second of dynamics with ASE, TorchSim and a bare loop, beside peers"
 NETWORK = {
     "hidden_channels": 64,
     "num_filters": 64,
@@ -40,6 +40,7 @@ NAMES = {
     "loop": "bare loop + pyg-schnet",
     "ours": "ASE + pyg-schnet",
     "torchsim": "TorchSim + pyg-schnet",
+    "pyg": "bare loop + PyG",
     "schnetpack": "ASE + SchNetPack",
 }
 # What may be in environments of their own; that of TorchSim must have this package too.
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         args.molecules, args.rounds = ["ethanol"], 1
         args.steps, args.train_steps = min(args.steps, 100), min(args.train_steps, 100)
     pythons = read_pythons(args, PEERS)
-    contenders = ["loop", "ours", *installed(PEERS, pythons, PEERS)]
+    contenders = ["loop", "ours", "pyg", *installed(PEERS, pythons, PEERS)]
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
     results |= {"network": NETWORK, "timestep_fs": TIMESTEP, "molecules": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +142,7 @@ def summarise(entry: dict) -> None:
             "energy_difference_ev": start["energy_ev"] - reference["energy_ev"],
             "largest_force_difference_ev_per_ang": float(np.abs(forces).max()),
         }
-        for part in ("predict_ms", "calculator_ms"):
+        for part in ("potential_ms", "predict_ms", "calculator_ms"):
             if part in turns[0]:
                 entry[part] = statistics.median(time for turn in turns for time in turn[part])
     entry["overhead_ms"] = entry["calculator_ms"] - entry["predict_ms"]
@@ -182,9 +183,10 @@ def as_markdown(results: dict) -> str:
             )
         lines += [
             "",
-            f"At positions that change, `predict` takes {entry['predict_ms']:.3f} ms, energy and "
-            f"forces from the calculator",
-            f"{entry['calculator_ms']:.3f} ms: **{entry['overhead_ms']:.3f} ms** more.",
+            "Energy and forces at positions that change: `Potential` "
+            f"{entry['potential_ms']:.3f} ms, `predict` {entry['predict_ms']:.3f} ms,",
+            f"calculator {entry['calculator_ms']:.3f} ms: **{entry['overhead_ms']:.3f} ms** "
+            "more than `predict`.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -86,21 +86,24 @@ def ours_ase(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Callable]:
 
 
 def overhead(system: dict[str, np.ndarray], model: Any, calls: int = 200) -> dict[str, list[float]]:
-    """Times in turn of ``predict`` and of the calculator, at positions that change."""
+    """Times in turn of the ways to energy and forces, at positions that change."""
     from torch_geometric.data import Data
 
-    from pyg_schnet import SchNetCalculator
+    from pyg_schnet import Potential, SchNetCalculator
 
     atoms = make_atoms(system)
     atoms.calc = SchNetCalculator(model)
+    potential = Potential(model)
     model.freeze()
     generator = np.random.default_rng(0)
-    times: dict[str, list[float]] = {"predict_ms": [], "calculator_ms": []}
+    times: dict[str, list[float]] = {"potential_ms": [], "predict_ms": [], "calculator_ms": []}
     z = torch.from_numpy(system["z"])
     for call in range(calls + 10):
         atoms.positions = system["pos"] + 0.001 * generator.normal(size=system["pos"].shape)
         data = Data(z=z, pos=torch.from_numpy(atoms.positions))
         moments = [time.perf_counter()]
+        potential(system["z"], atoms.positions)
+        moments.append(time.perf_counter())
         model.predict(data)
         moments.append(time.perf_counter())
         atoms.get_forces(), atoms.get_potential_energy()
@@ -112,33 +115,73 @@ def overhead(system: dict[str, np.ndarray], model: Any, calls: int = 200) -> dic
 
 
 def ours_loop(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Callable]:
-    """Velocity Verlet around ``predict``, with nothing else; moves ``system["pos"]``."""
+    """A loop around ``Potential``."""
+    from pyg_schnet import Potential
+
+    potential, z = Potential(make_ours(system)), system["z"]
+
+    def evaluate(pos: np.ndarray) -> tuple[float, np.ndarray]:
+        energy, forces, _ = potential(z, pos)
+        return energy, forces
+
+    return bare_loop(system, evaluate)
+
+
+def pyg_loop(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Callable]:
+    """The same loop around PyG's SchNet and autograd; pairs are found in plain torch."""
+    network = json.loads(str(system["network"]))
+    z = torch.from_numpy(system["z"])
+    ones = ~torch.eye(len(z), dtype=torch.bool)
+
+    def graph(pos: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        close = (torch.cdist(pos.detach(), pos.detach()) < network["cutoff"]) & ones
+        edge_index = close.nonzero().T
+        source, target = edge_index
+        return edge_index, (pos[source] - pos[target]).norm(dim=-1)
+
+    model = make_pyg(system, network, graph)
+
+    def evaluate(pos: np.ndarray) -> tuple[float, np.ndarray]:
+        positions = torch.from_numpy(pos).float().requires_grad_()
+        energy = model(z, positions)
+        (gradient,) = torch.autograd.grad(energy.sum(), positions)
+        return energy.item(), -gradient.double().numpy()
+
+    return bare_loop(system, evaluate, energy_left_out(system))
+
+
+def bare_loop(
+    system: dict[str, np.ndarray],
+    evaluate: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    offset: float = 0.0,
+) -> tuple[Callable, dict, Callable]:
+    """Velocity Verlet and nothing else; moves ``system["pos"]``.
+
+    Args:
+        system: The molecule in motion.
+        evaluate: Gives energy and forces in kcal/mol and angstrom.
+        offset: What its energy leaves out.
+    """
     from ase import units
-    from torch_geometric.data import Data
 
-    from pyg_schnet.data.units import convert
-
-    model = make_ours(system).freeze()
-    atoms = make_atoms(system)
-    factor = convert(1.0, "kcal/mol", "eV")
+    atoms, pos = make_atoms(system), system["pos"]
+    factor = units.kcal / units.mol
     step = TIMESTEP * units.fs
-    data = Data(z=torch.from_numpy(system["z"]), pos=torch.from_numpy(system["pos"]))
-    velocities = torch.from_numpy(atoms.get_velocities())
-    kick = 0.5 * step * factor / torch.from_numpy(atoms.get_masses()).unsqueeze(1)
-    result = model.predict(data)
+    velocities = atoms.get_velocities()
+    kick = 0.5 * step * factor / atoms.get_masses()[:, None]
+    energy, forces = evaluate(pos)
     start = {
-        "energy_ev": factor * result["energy"].item(),
-        "forces_ev_per_ang": (factor * result["forces"]).tolist(),
+        "energy_ev": factor * (energy + offset),
+        "forces_ev_per_ang": (factor * forces).tolist(),
     }
-    forces = result["forces"]
 
     def run(steps: int) -> None:
-        nonlocal forces
+        nonlocal forces, velocities
         for _ in range(steps):
-            velocities.addcmul_(forces, kick)
-            data.pos.add_(velocities, alpha=step)
-            forces = model.predict(data)["forces"]
-            velocities.addcmul_(forces, kick)
+            velocities += forces * kick
+            pos[:] += velocities * step
+            _, forces = evaluate(pos)
+            velocities += forces * kick
 
     return run, start, dict
 
@@ -199,8 +242,7 @@ def schnetpack_ase(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Calla
 def make_schnetpack(system: dict[str, np.ndarray]) -> tuple[torch.nn.Module, float]:
     """The same network and weights in SchNetPack, and the energy it leaves out.
 
-    That is the sum of mean and atom references, which float32 could not hold and dynamics does not
-    need.
+    Float32 could not hold it, and dynamics does not need it.
     """
     from schnetpack.atomistic import Atomwise, Forces, PairwiseDistances
     from schnetpack.model import NeuralNetworkPotential
@@ -239,17 +281,64 @@ def make_schnetpack(system: dict[str, np.ndarray]) -> tuple[torch.nn.Module, flo
     for part in ("weight", "bias"):
         theirs[f"output_modules.0.outnet.0.{part}"] = ours[f"readout.lin1.{part}"]
         theirs[f"output_modules.0.outnet.1.{part}"] = scale * ours[f"readout.lin2.{part}"]
-    missing, unexpected = model.load_state_dict(theirs, strict=False)
+    load_all(model, theirs, "SchNetPack")
+    return model, energy_left_out(system)
+
+
+def energy_left_out(system: dict[str, np.ndarray]) -> float:
+    """The sum of mean and atom references, which peers do without."""
+    ours = weights_of(system)
+    references = ours["readout.offsets.atomref"] + ours["readout.offsets.mean"]
+    return float(references[torch.from_numpy(system["z"])].sum())
+
+
+def make_pyg(system: dict[str, np.ndarray], network: dict, graph: Callable) -> torch.nn.Module:
+    """The same network and weights in PyG, without the offset that float32 could not hold."""
+    from torch_geometric.nn import SchNet
+
+    ours = weights_of(system)
+    model = SchNet(
+        network["hidden_channels"],
+        network["num_filters"],
+        network["num_interactions"],
+        network["num_gaussians"],
+        network["cutoff"],
+        interaction_graph=graph,
+    )
+    scale = ours["readout.offsets.std"].float()
+    theirs = {"embedding.weight": ours["embedding.weight"][: model.embedding.num_embeddings]}
+    layers = {"lin1": "readout.lin1", "lin2": "readout.lin2"} | {
+        f"interactions.{block}.{a}": f"interactions.{block}.{b}"
+        for block in range(network["num_interactions"])
+        for a, b in (
+            ("mlp.0", "conv.filter.lin1"),
+            ("mlp.2", "conv.filter.lin2"),
+            ("conv.lin1", "conv.lin1"),
+            ("conv.lin2", "conv.lin2"),
+            ("lin", "lin"),
+        )
+    }
+    for a, b in layers.items():
+        factor = scale if a == "lin2" else 1.0
+        for part in ("weight", "bias"):
+            if f"{b}.{part}" in ours:
+                theirs[f"{a}.{part}"] = factor * ours[f"{b}.{part}"]
+    load_all(model, theirs, "PyG")
+    return model.eval().requires_grad_(False)
+
+
+def load_all(model: torch.nn.Module, weights: dict[str, torch.Tensor], name: str) -> None:
+    """Loads weights into a peer, which must be all it has."""
+    missing, unexpected = model.load_state_dict(weights, strict=False)
     parameters = {name for name, _ in model.named_parameters()}
     if unexpected or parameters & set(missing):
-        raise SystemExit(f"SchNetPack has other weights: {unexpected}, {parameters & set(missing)}")
-    references = ours["readout.offsets.atomref"] + ours["readout.offsets.mean"]
-    return model, float(references[torch.from_numpy(system["z"])].sum())
+        raise SystemExit(f"{name} has other weights: {unexpected}, {parameters & set(missing)}")
 
 
 CONTENDERS: dict[str, tuple[Callable, str]] = {
     "loop": (ours_loop, "pyg_schnet"),
     "ours": (ours_ase, "pyg_schnet"),
+    "pyg": (pyg_loop, "torch_geometric"),
     "torchsim": (ours_torchsim, "torch_sim_atomistic"),
     "schnetpack": (schnetpack_ase, "schnetpack"),
 }

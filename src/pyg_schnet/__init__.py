@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from .graph import NeighborList, RadiusGraph, edge_lengths, edge_vectors, radius_graph
+from .interfaces.potential import Potential
 from .loader import MoleculeLoader
 from .nn import (
     CosineEnvelope,
@@ -34,6 +35,7 @@ __all__ = [
     "MoleculeLoader",
     "NeighborList",
     "PolynomialEnvelope",
+    "Potential",
     "RadiusGraph",
     "SchNet",
     "SchNetConv",

@@ -47,6 +47,18 @@ def test_equals_automatic_differentiation(kind, num_atoms, dtype):
     assert (forces - expected[3]).abs().max() <= 1e-4 * expected[3].abs().max()
 
 
+# Whole panels of features, parts of panels, and rows of atoms that do not come in threes.
+@pytest.mark.parametrize("num_atoms", [3, 4, 5])
+@pytest.mark.parametrize(("hidden", "filters"), [(64, 64), (130, 63), (10, 128)])
+def test_widths(hidden, filters, num_atoms):
+    model = frozen(hidden_channels=hidden, num_filters=filters)
+    data = random_molecule(num_atoms)
+    output, _, _, forces = by_kernel(model, data)
+    expected = by_autograd(model, data)
+    assert torch.allclose(output, expected[0], rtol=1e-6, atol=1e-5)
+    assert (forces - expected[3]).abs().max() <= 1e-4 * expected[3].abs().max()
+
+
 def test_is_what_predict_runs(monkeypatch):
     model, data = frozen(), random_molecule(9)
     expected = model.predict(data)

@@ -1,6 +1,5 @@
 r"""A calculator for ASE (`Larsen et al. 2017 <https://doi.org/10.1088/1361-648X/aa680e>`_)."""
 
-import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -32,7 +31,16 @@ from ..nn.ensemble import evaluated
 from ..nn.system import System
 from ..training.saved import load_model
 from .contacts import Contacts
-from .models import SMALL, check_target, energy_unit, freeze_for_dynamics, takes_edges
+from .models import (
+    SMALL,
+    check_target,
+    energy_unit,
+    finest_dtype,
+    members,
+    prepared,
+    takes_edges,
+)
+from .potential import Potential
 
 _PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress")
 
@@ -91,21 +99,24 @@ class SchNetCalculator(Calculator):
         if not isinstance(model, SchNet | Ensemble):
             raise TypeError(f"expected a SchNet or an Ensemble (got {type(model).__name__})")
         check_target(model)
-        if dtype not in (None, torch.float32, torch.float64):
-            raise ValueError(f"'dtype' must be torch.float32 or torch.float64 (got {dtype})")
         if not 0 <= skin < math.inf:
             raise ValueError(f"'skin' must be finite and not negative (got {skin})")
         if domain not in ("warn", "raise", "ignore"):
             raise ValueError(f"'domain' must be 'warn', 'raise' or 'ignore' (got '{domain}')")
         self._factor = convert(1.0, energy_unit(model, units, "SchNetCalculator"), "eV")
-        with torch.inference_mode(False):
-            self.model = _prepared(model, device, dtype)
+        self.model: SchNet | Ensemble
+        self._potential = None
+        if isinstance(model, SchNet):
+            self._potential = Potential(model, device=device, dtype=dtype)
+            self.model = self._potential.model
+        else:
+            self.model = prepared(model, device, dtype)
         self.domain = domain
-        self._averages = _members(self.model)[0].config["readout"] == "mean"
+        self._averages = members(self.model)[0].config["readout"] == "mean"
         self._warned = False
         self._contacts = Contacts(torch.from_numpy(covalent_radii))
         self._neighbors = None
-        if skin > 0 and all(map(takes_edges, _members(self.model))):
+        if skin > 0 and all(map(takes_edges, members(self.model))):
             self._neighbors = NeighborList(self.model.cutoff, skin)
         if isinstance(model, Ensemble):
             self.implemented_properties = [
@@ -177,20 +188,33 @@ class SchNetCalculator(Calculator):
                 "stress needs a periodic system with three lattice vectors "
                 f"(got pbc {atoms.pbc.tolist()} and cell {atoms.cell.array.tolist()})"
             )
-        device = _members(self.model)[0].embedding.weight.device
-        real = torch.float32 if device.type == "mps" else torch.float64
-        z = torch.from_numpy(atoms.numbers.astype(np.int64)).to(device)
-        if len(z) == 0 or not bool((z > 0).all()):
+        device = members(self.model)[0].embedding.weight.device
+        numbers = atoms.numbers.astype(np.int64)
+        if len(numbers) == 0 or not (numbers > 0).all():
             raise ValueError(f"expected atoms with atomic numbers of at least 1 (got {atoms})")
-        pos = torch.from_numpy(atoms.positions).to(device, real)
+        z = torch.from_numpy(numbers).to(device)
+        pos = torch.from_numpy(atoms.positions).to(device, finest_dtype(device))
         cell = pbc = None
         if periodic:
-            cell = torch.from_numpy(atoms.cell.array).to(device, real).unsqueeze(0)
+            cell = torch.from_numpy(atoms.cell.array).to(device, finest_dtype(device)).unsqueeze(0)
             pbc = torch.from_numpy(atoms.pbc).to(device).unsqueeze(0)
-        edges = self._edges(pos, cell, pbc)
-        result = evaluated(self.model, System(z, pos, None, *edges, cell, pbc, 1), with_stress)
+        if self._potential is not None and not periodic and len(atoms) <= SMALL:
+            result = self._by_potential(numbers, atoms.positions)
+        else:
+            edges = self._edges(pos, cell, pbc)
+            system = System(z, pos, None, *edges, cell, pbc, 1)
+            found = evaluated(self.model, system, with_stress)
+            result = {name: value.detach().cpu().numpy() for name, value in found.items()}
         self._check_domain(z, pos, cell, pbc)
         self.results = self._converted(result)
+
+    def _by_potential(self, numbers: np.ndarray, positions: np.ndarray) -> dict[str, Any]:
+        assert self._potential is not None
+        try:
+            energy, forces, energies = self._potential(numbers, positions)
+        except FloatingPointError as error:
+            raise CalculationFailed(str(error)) from error
+        return {"energy": np.array([energy]), "forces": forces, "energies": energies}
 
     def _edges(
         self, pos: Tensor, cell: Tensor | None, pbc: Tensor | None
@@ -215,11 +239,11 @@ class SchNetCalculator(Calculator):
         self._warned = True
         warnings.warn(f"{message} (this is said once)", stacklevel=2)
 
-    def _converted(self, result: dict[str, Tensor]) -> dict[str, Any]:
+    def _converted(self, result: dict[str, np.ndarray]) -> dict[str, Any]:
         """Arrays in the units of ASE."""
         results: dict[str, Any] = {}
         for name, value in result.items():
-            array: Any = self._factor * value.detach().cpu().numpy().astype(np.float64)
+            array: Any = self._factor * value.astype(np.float64)
             if not np.isfinite(array).all():
                 raise CalculationFailed(
                     f"the model gives '{name}' that is not finite: its weights may be damaged, or "
@@ -235,20 +259,6 @@ class SchNetCalculator(Calculator):
             results[name] = array
         results["free_energy"] = results["energy"]
         return results
-
-
-def _members(model: SchNet | Ensemble) -> list[SchNet]:
-    return list(model) if isinstance(model, Ensemble) else [model]
-
-
-def _prepared(
-    model: SchNet | Ensemble, device: torch.device | str | None, dtype: torch.dtype | None
-) -> SchNet | Ensemble:
-    """A copy for inference only."""
-    model = copy.deepcopy(model).to(device=device, dtype=dtype).eval().requires_grad_(False)
-    for member in _members(model):
-        freeze_for_dynamics(member)
-    return model
 
 
 def _has_stress(atoms: Atoms) -> bool:

@@ -1,9 +1,46 @@
 r"""What every interface asks of a model."""
 
+import copy
+from typing import TypeVar
+
+import torch
+
 from ..nn import Ensemble, SchNet, SchNetConv
 
 # Up to so many atoms, an open system is searched anew in less time than a list is looked after.
 SMALL = 100
+
+_Model = TypeVar("_Model", SchNet, Ensemble)
+
+
+def members(model: SchNet | Ensemble) -> list[SchNet]:
+    """The networks of a model."""
+    return list(model) if isinstance(model, Ensemble) else [model]
+
+
+def prepared(model: _Model, device: torch.device | str | None, dtype: torch.dtype | None) -> _Model:
+    """A copy for inference only.
+
+    Args:
+        model: The model.
+        device: Where to compute; where it is if ``None``.
+        dtype: Dtype of its weights; as it is if ``None``.
+
+    Raises:
+        ValueError: If weights cannot have that dtype.
+    """
+    if dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f"'dtype' must be torch.float32 or torch.float64 (got {dtype})")
+    with torch.inference_mode(False):
+        model = copy.deepcopy(model).to(device=device, dtype=dtype).eval().requires_grad_(False)
+        for member in members(model):
+            freeze_for_dynamics(member)
+    return model
+
+
+def finest_dtype(device: torch.device) -> torch.dtype:
+    """Of positions: double precision, where a device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def check_target(model: SchNet | Ensemble) -> None:

@@ -5,7 +5,7 @@ See :mod:`pyg_schnet.ops.molecule_kernel`. Whatever is unusual, or wrong, is lef
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -27,6 +27,58 @@ _ANY_SPECIES = torch.ones(NUM_SPECIES, dtype=torch.bool, device="cpu").numpy()
 _arrays: WeakKeyDictionary["SchNet", tuple[list, tuple]] = WeakKeyDictionary()
 
 
+class Molecular(NamedTuple):
+    """A network as the kernel takes it: arrays that share the memory of its weights.
+
+    Attributes:
+        species: Which atomic numbers are allowed, ``[101]``.
+        arrays: Weights, tables and offsets, and whether widths fit the kernel's panels.
+        grid: Squared cutoff, and where the knots are.
+        silu: Whether the readout has SiLU as activation.
+        averages: Whether the target is the mean of the contributions.
+        width: Number H of features.
+        most: Largest number of atoms for which one kernel is the fastest way.
+    """
+
+    species: np.ndarray
+    arrays: tuple
+    grid: tuple[float, float, float, float, bool]
+    silu: bool
+    averages: bool
+    width: int
+    most: float
+
+    def evaluate(
+        self, z: np.ndarray, pos: np.ndarray, with_forces: bool = True
+    ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray] | None:
+        """Evaluates the network on one molecule.
+
+        Args:
+            z: Atomic numbers ``[N]`` int64.
+            pos: Positions ``[N, 3]``, float32 or float64.
+            with_forces: Whether to compute forces.
+
+        Returns:
+            The target, atom-wise contributions ``[N]``, features ``[N, H]`` and forces ``[N, 3]``,
+            or ``[0, 3]`` without; or ``None`` if the operators must do it.
+        """
+        from ..ops import molecule_kernel
+
+        num_atoms = len(z)
+        contributions = np.empty(num_atoms)
+        x = np.empty((num_atoms, self.width), np.float32)
+        forces = np.empty((num_atoms if with_forces else 0, 3), pos.dtype)
+        out = (contributions, x, forces)
+        evaluate: Any = molecule_kernel.evaluate
+        if not evaluate(z, pos, self.species, *self.arrays, self.grid, self.silu, out):
+            return None
+        target = float(contributions.sum())
+        if self.averages:
+            target /= num_atoms
+            forces /= num_atoms
+        return target, contributions, x, forces
+
+
 def predict(
     model: "SchNet", layers: list[Layer], z: Tensor, pos: Tensor, with_forces: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
@@ -43,15 +95,31 @@ def predict(
         The target ``[1, 1]``, atom-wise contributions ``[N]``, features ``[N, F]`` and forces
         ``[N, 3]`` or ``None``; or ``None`` in place of all if the operators must do it.
     """
-    num_atoms, weight = z.size(0), layers[0].after[0]
+    num_atoms = z.size(0)
     if (
         z.dtype != torch.long
         or pos.shape != (num_atoms, 3)
         or pos.dtype not in (torch.float32, torch.float64)
-        or not 0 < num_atoms * weight.numel() < _LARGEST
-        or not (z.is_cpu and pos.is_cpu and use_cpu_kernels(weight))
-        or model.config["max_num_neighbors"] is not None
+        or not (z.is_cpu and pos.is_cpu)
     ):
+        return None
+    network = molecular(model, layers)
+    if network is None or not 0 < num_atoms <= network.most:
+        return None
+    z, pos = z.contiguous(), pos.detach().contiguous()
+    result = network.evaluate(z.numpy(), pos.numpy(), with_forces)
+    if result is None:
+        return None
+    target, *arrays = result
+    contributions, x, forces = map(torch.from_numpy, arrays)
+    output = torch.full((1, 1), target, dtype=torch.float64, device="cpu")
+    return output, contributions, x, forces if with_forces else None
+
+
+def molecular(model: "SchNet", layers: list[Layer]) -> Molecular | None:
+    """The network as the kernel takes it, or ``None`` if it is none for the kernel."""
+    weight = layers[0].after[0]
+    if not use_cpu_kernels(weight) or model.config["max_num_neighbors"] is not None:
         return None
     if not all(layer.conv.is_frozen and layer.conv.has_table() for layer in layers):
         return None
@@ -61,29 +129,16 @@ def predict(
     arrays = _arrays_of(model, layers, knots)
     if arrays is None:
         return None
-    from ..ops import molecule_kernel
-
-    evaluate: Any = molecule_kernel.evaluate
-    contributions = torch.empty(num_atoms, dtype=torch.float64, device="cpu")
-    x = weight.new_empty(num_atoms, weight.size(0))
-    forces = pos.new_empty(num_atoms if with_forces else 0, 3)
-    known = model.species.numpy() if model.refuse_unknown_species else _ANY_SPECIES
     squared_cutoff = math.inf if model.envelope == "none" else model.cutoff**2
-    done = evaluate(
-        z.contiguous().numpy(),
-        pos.detach().contiguous().numpy(),
-        known,
-        *arrays,
+    return Molecular(
+        model.species.numpy() if model.refuse_unknown_species else _ANY_SPECIES,
+        arrays,
         (squared_cutoff, knots.start, 1.0 / knots.spacing, knots.limit, knots.vanishes),
         type(model.readout.act) is nn.SiLU,
-        (contributions.numpy(), x.numpy(), forces.numpy()),
+        model.readout.reduce == "mean",
+        weight.size(0),
+        _LARGEST / weight.numel(),
     )
-    if not done:
-        return None
-    energy = contributions.sum().reshape(1, 1)
-    if model.readout.reduce == "mean":
-        energy, forces = energy / num_atoms, forces / num_atoms
-    return energy, contributions, x, forces if with_forces else None
 
 
 def _arrays_of(model: "SchNet", layers: list[Layer], knots: Knots) -> tuple | None:
@@ -106,21 +161,27 @@ def _arrays_of(model: "SchNet", layers: list[Layer], knots: Knots) -> tuple | No
         t is None or (t.is_cpu and t.is_contiguous() and t.dtype == torch.float32) for t in tensors
     ):
         return None
+    from ..ops.molecule_kernel import LANES
+
+    whole = all(width % LANES == 0 for width in layers[0].after[0].shape)
     arrays = (
         tensors[0].detach().numpy(),
         tuple(_dense(layer.before) for layer in layers),
         tuple(_dense(layer.after) for layer in layers),
         tuple(_dense(layer.last) for layer in layers),
         _dense(first),
-        _dense(second),
+        _dense(second)[:2],
         tuple(table.numpy() for table in tables),
         tuple(t.numpy() for t in (offsets.atomref, offsets.mean, offsets.std)),
+        None if whole else True,
     )
     _arrays[model] = (places, arrays)
     return arrays
 
 
-def _dense(layer: tuple[Tensor, Tensor | None]) -> tuple[np.ndarray, np.ndarray]:
+def _dense(layer: tuple[Tensor, Tensor | None]) -> tuple[np.ndarray, ...]:
+    """Weight, bias, and room for the weight transposed and that of which it was made."""
     weight, bias = layer
     bias = weight.new_zeros(weight.size(0)) if bias is None else bias
-    return weight.detach().numpy(), bias.detach().numpy()
+    array = weight.detach().numpy()
+    return array, bias.detach().numpy(), np.zeros_like(array.T, order="C"), np.zeros_like(array)

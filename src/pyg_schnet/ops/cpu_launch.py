@@ -45,6 +45,11 @@ def panel_for(dtype: torch.dtype, width: int) -> Panel:
     return Panel(scalar, lanes, width % lanes != 0, _digest)
 
 
+def panel_of_registers(number: int, masked: bool) -> Panel:
+    """So many registers of float32 features."""
+    return Panel(types.float32, number * _register_bytes() // 4, masked, _digest)
+
+
 @cache
 def compile_kernel(function: Callable, panel: Panel) -> CFunc:
     """Machine code of a kernel for panels of one kind, from disk or compiled now."""

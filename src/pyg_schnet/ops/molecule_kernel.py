@@ -14,15 +14,35 @@ import math
 import numpy as np
 
 from .compilation import kernel
+from .cpu_launch import panel_of_registers
 from .cpu_softplus import value_and_slope
+from .simd import get, handle, load, store, total, zero
 
 # NaN and infinity keep their meaning.
 _MATH = {"reassoc", "contract", "nsz", "arcp"}
+# Features come in panels of four registers. Where widths are no multiples of that, ``partial`` is
+# not None, and only some lanes of the last are active: the kernel is compiled for either.
+LANES = panel_of_registers(4, masked=False).lanes
+_whole, _masked = (handle(panel_of_registers(4, masked)) for masked in (False, True))
 
 
 @kernel(error_model="numpy", fastmath=_MATH)
 def evaluate(
-    z, pos, species, embedding, before, after, last, first, second, tables, offsets, grid, silu, out
+    z,
+    pos,
+    species,
+    embedding,
+    before,
+    after,
+    last,
+    first,
+    second,
+    tables,
+    offsets,
+    partial,
+    grid,
+    silu,
+    out,
 ):
     r"""Atom-wise energies, features and forces of one molecule.
 
@@ -33,13 +53,16 @@ def evaluate(
         pos: Positions ``[N, 3]``.
         species: Which atomic numbers are allowed, ``[101]``.
         embedding: Features of the species, ``[101, H]``.
-        before: Weights ``[F, H]`` and biases ``[F]`` before the sums over neighbours, by layer.
-        after: Those after them, ``[H, F]`` and ``[H]``.
-        last: Those behind the activations, ``[H, H]`` and ``[H]``.
-        first: Weight ``[H/2, H]`` and bias ``[H/2]`` of the readout.
+        before: Dense layers before the sums over neighbours, ``[F, H]``: for each a weight, a bias,
+            the weight transposed, and the weight of which that was made; both are made anew when
+            the weight has changed.
+        after: Those after them, ``[H, F]``.
+        last: Those behind the activations, ``[H, H]``.
+        first: Dense layer of the readout, ``[H/2, H]``.
         second: Weight ``[1, H/2]`` and bias ``[1]`` of its last layer.
         tables: Spline coefficients of the filters ``[K, F]``, by layer.
         offsets: Energy of each species ``[101]``, mean and scale of the contributions.
+        partial: ``None`` if F and H are multiples of ``LANES``, else anything.
         grid: Squared cutoff, first knot, inverse spacing of knots, upper limit of scaled
             distances, and whether filters vanish from there on.
         silu: Whether the readout has SiLU as activation in place of the shifted softplus.
@@ -62,14 +85,15 @@ def evaluate(
 
     # 1. Pairs, and where their distances lie between the knots.
     most = num_atoms * (num_atoms - 1) // 2
-    atoms = np.empty((most, 2), np.int64)
+    rowptr = np.zeros(num_atoms + 1, np.int64)  # of pairs by their higher atom
+    others = np.empty(most, np.int64)
     knots = np.empty(most, np.int64)
     taps = np.empty((most, 8), np.float32)  # of the filter, then of its derivative
     unit = np.empty((most, 3), pos.dtype)
-    pairs = 0
+    count = 0
     for i in range(num_atoms):
         for j in range(i):
-            vector = unit[pairs]
+            vector = unit[count]
             for c in range(3):
                 vector[c] = pos[j, c] - pos[i, c]
             squared = vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]
@@ -83,10 +107,11 @@ def evaluate(
                 continue
             for c in range(3):
                 vector[c] /= distance
-            _set_taps(t - int(t), inverse_spacing, taps[pairs])
-            atoms[pairs, 0], atoms[pairs, 1], knots[pairs] = i, j, int(t)
-            pairs += 1
-    atoms = atoms[:pairs]
+            _set_taps(t - int(t), inverse_spacing, taps[count])
+            others[count], knots[count] = j, int(t)
+            count += 1
+        rowptr[i + 1] = count
+    pairs = (rowptr, others, knots)
 
     # 2. Forward, keeping what the way back needs.
     num_layers, width, hidden = len(tables), tables[0].shape[1], x.shape[1]
@@ -94,20 +119,22 @@ def evaluate(
     slopes = np.empty((num_layers, num_atoms, hidden), np.float32)
     y = np.empty((num_atoms, width), np.float32)
     v = np.empty((num_atoms, hidden), np.float32)
-    w = np.empty((num_atoms, hidden), np.float32)
     for i in range(num_atoms):
         x[i] = embedding[z[i]]
     for n in range(num_layers):
-        _linear(x, before[n], u[n])
-        _convolve(u[n], atoms, knots, taps, tables[n], y)
-        _linear(y, after[n], v)
+        _refresh(before[n])
+        _refresh(after[n])
+        _refresh(last[n])
+        _linear(x, before[n], u[n], False, partial)
+        _convolve(u[n], pairs, taps, tables[n], y, partial)
+        _linear(y, after[n], v, False, partial)
         _activate(v, slopes[n])
-        _linear(v, last[n], w)
-        _add(x, w)
+        _linear(v, last[n], x, True, partial)
     half = first[0].shape[0]
     h = np.empty((num_atoms, half), np.float32)
     h_slopes = np.empty((num_atoms, half), np.float32)
-    _linear(x, first, h)
+    _refresh(first)
+    _linear(x, first, h, False, True)  # half as wide
     if silu:
         _activate_silu(h, h_slopes)
     else:
@@ -125,26 +152,24 @@ def evaluate(
     for i in range(num_atoms):
         for f in range(half):
             h[i, f] = np.float32(scale) * weight[0, f] * h_slopes[i, f]
-    _transposed_linear(h, first[0], w)
-    pulls = np.zeros(pairs, np.float32)
+    by_x = np.empty((num_atoms, hidden), np.float32)
+    _transposed_linear(h, first, by_x, False, partial)
+    pulls = np.zeros(count, np.float32)
     by_u = np.empty((num_atoms, width), np.float32)
     for n in range(num_layers - 1, -1, -1):
-        _transposed_linear(w, last[n][0], v)
-        for i in range(num_atoms):
-            for f in range(hidden):
-                v[i, f] *= slopes[n, i, f]
-        _transposed_linear(v, after[n][0], y)
-        _convolve_backward(y, u[n], atoms, knots, taps, tables[n], by_u, pulls)
+        _transposed_linear(by_x, last[n], v, False, partial)
+        _scale(v, slopes[n])
+        _transposed_linear(v, after[n], y, False, partial)
+        _convolve_backward(y, u[n], pairs, taps, tables[n], by_u, pulls, partial)
         if n > 0:  # embeddings do not depend on positions
-            _transposed_linear(by_u, before[n][0], v)
-            _add(w, v)
+            _transposed_linear(by_u, before[n], by_x, True, partial)
     forces[:] = 0.0
-    for p in range(pairs):
-        i, j = atoms[p]
-        for c in range(3):
-            pull = pulls[p] * unit[p, c]
-            forces[i, c] += pull
-            forces[j, c] -= pull
+    for i in range(num_atoms):
+        for p in range(rowptr[i], rowptr[i + 1]):
+            for c in range(3):
+                pull = pulls[p] * unit[p, c]
+                forces[i, c] += pull
+                forces[others[p], c] -= pull
     return True
 
 
@@ -163,60 +188,66 @@ def _set_taps(u, inverse_spacing, taps):
 
 
 @kernel(error_model="numpy", fastmath=_MATH)
-def _linear(x, layer, out):
-    """``x @ weight.T + bias``."""
-    weight, bias = layer
-    width, depth = weight.shape
-    whole = width // 4 * 4
-    for i in range(x.shape[0]):
-        row = x[i]
-        for f in range(0, whole, 4):
-            a, b, c, d = bias[f], bias[f + 1], bias[f + 2], bias[f + 3]
-            for k in range(depth):
-                a += row[k] * weight[f, k]
-                b += row[k] * weight[f + 1, k]
-                c += row[k] * weight[f + 2, k]
-                d += row[k] * weight[f + 3, k]
-            out[i, f], out[i, f + 1], out[i, f + 2], out[i, f + 3] = a, b, c, d
-        for f in range(whole, width):
-            a = bias[f]
-            for k in range(depth):
-                a += row[k] * weight[f, k]
-            out[i, f] = a
+def _refresh(layer):
+    """Transposes the weight of a layer again if it has changed."""
+    weight, _, transposed, known = layer
+    changed = False
+    for f in range(weight.shape[0]):
+        for k in range(weight.shape[1]):
+            changed |= weight[f, k] != known[f, k]
+    if changed:
+        for f in range(weight.shape[0]):
+            for k in range(weight.shape[1]):
+                known[f, k] = transposed[k, f] = weight[f, k]
 
 
 @kernel(error_model="numpy", fastmath=_MATH)
-def _transposed_linear(x, weight, out):
-    """``x @ weight``."""
-    out[:] = np.float32(0.0)
-    _add_product(x, weight, out)
+def _linear(x, layer, out, add, partial):
+    """``x @ weight.T + bias``, added to ``out`` or in place of it."""
+    _, bias, transposed, _ = layer
+    _multiply(x, transposed, bias.ctypes.data, out, add, partial)
 
 
 @kernel(error_model="numpy", fastmath=_MATH)
-def _add_product(x, matrix, out):
+def _transposed_linear(x, layer, out, add, partial):
+    """``x @ weight``, added to ``out`` or in place of it."""
+    _multiply(x, layer[0], 0, out, add, partial)
+
+
+@kernel(error_model="numpy")
+def _multiply(x, matrix, bias, out, add, partial):
+    if partial is None:
+        _multiply_panels(_whole(), x, matrix, bias, out, add)
+    else:
+        _multiply_panels(_masked(), x, matrix, bias, out, add)
+
+
+@kernel(error_model="numpy")
+def _multiply_panels(panel, x, matrix, bias, out, add):
+    """Rows in threes: their sums stay in registers, and each panel of the matrix serves three."""
     depth, width = matrix.shape
-    for i in range(x.shape[0]):
-        row = out[i]
-        whole = depth // 4 * 4
-        for k in range(0, whole, 4):
-            a, b, c, d = x[i, k], x[i, k + 1], x[i, k + 2], x[i, k + 3]
-            for f in range(width):
-                row[f] += (
-                    a * matrix[k, f]
-                    + b * matrix[k + 1, f]
-                    + c * matrix[k + 2, f]
-                    + d * matrix[k + 3, f]
-                )
-        for k in range(whole, depth):
-            for f in range(width):
-                row[f] += x[i, k] * matrix[k, f]
-
-
-@kernel(error_model="numpy", fastmath=_MATH)
-def _add(x, y):
-    for i in range(x.shape[0]):
-        for f in range(x.shape[1]):
-            x[i, f] += y[i, f]
+    rows = x.shape[0]
+    x_, matrix_, out_ = x.ctypes.data, matrix.ctypes.data, out.ctypes.data
+    for f in range(0, width, LANES):
+        active = width - f
+        for i in range(0, rows, 3):
+            j, k = min(i + 1, rows - 1), min(i + 2, rows - 1)  # at the end, one more than once
+            a = zero(panel)
+            if bias != 0:
+                a = load(panel, bias, f, active)
+            b = c = a
+            if add:
+                a = a + load(panel, out_, i * width + f, active)
+                b = b + load(panel, out_, j * width + f, active)
+                c = c + load(panel, out_, k * width + f, active)
+            for m in range(depth):
+                w = load(panel, matrix_, m * width + f, active)
+                a = a + w * get(panel, x_, i * depth + m)
+                b = b + w * get(panel, x_, j * depth + m)
+                c = c + w * get(panel, x_, k * depth + m)
+            store(panel, out_, i * width + f, active, a)
+            store(panel, out_, j * width + f, active, b)
+            store(panel, out_, k * width + f, active, c)
 
 
 @kernel(error_model="numpy", fastmath=_MATH)
@@ -240,32 +271,75 @@ def _activate_silu(v, slopes):
 
 
 @kernel(error_model="numpy", fastmath=_MATH)
-def _convolve(u, atoms, knots, taps, table, y):
+def _scale(x, factors):
+    for i in range(x.shape[0]):
+        for f in range(x.shape[1]):
+            x[i, f] *= factors[i, f]
+
+
+@kernel(error_model="numpy")
+def _convolve(u, pairs, taps, table, y, partial):
     """Sums over neighbours of features times filters, both directions of each pair at once."""
-    y[:] = np.float32(0.0)
-    for p in range(atoms.shape[0]):
-        i, j, k = atoms[p, 0], atoms[p, 1], knots[p]
-        a, b, c, d = taps[p, 0], taps[p, 1], taps[p, 2], taps[p, 3]
-        for f in range(u.shape[1]):
-            w = a * table[k, f] + b * table[k + 1, f] + c * table[k + 2, f] + d * table[k + 3, f]
-            y[i, f] += w * u[j, f]
-            y[j, f] += w * u[i, f]
+    if partial is None:
+        _convolve_panels(_whole(), u, pairs, taps, table, y)
+    else:
+        _convolve_panels(_masked(), u, pairs, taps, table, y)
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
-def _convolve_backward(g, u, atoms, knots, taps, table, by_u, pulls):
+@kernel(error_model="numpy")
+def _convolve_panels(panel, u, pairs, taps, table, y):
+    rowptr, others, knots = pairs
+    rows, width = u.shape
+    u_, taps_, table_, y_ = u.ctypes.data, taps.ctypes.data, table.ctypes.data, y.ctypes.data
+    for f in range(0, width, LANES):
+        active = width - f
+        for i in range(rows):
+            u_i, y_i = load(panel, u_, i * width + f, active), zero(panel)
+            for p in range(rowptr[i], rowptr[i + 1]):
+                w = _filter(panel, taps_, 8 * p, table_, knots[p] * width + f, width, active)
+                j = others[p] * width + f
+                y_i = y_i + w * load(panel, u_, j, active)
+                store(panel, y_, j, active, load(panel, y_, j, active) + w * u_i)
+            store(panel, y_, i * width + f, active, y_i)  # all j < i: nothing is there yet
+
+
+@kernel(error_model="numpy")
+def _filter(panel, taps, tap, table, row, width, active):
+    return (
+        load(panel, table, row, active) * get(panel, taps, tap)
+        + load(panel, table, row + width, active) * get(panel, taps, tap + 1)
+        + load(panel, table, row + 2 * width, active) * get(panel, taps, tap + 2)
+        + load(panel, table, row + 3 * width, active) * get(panel, taps, tap + 3)
+    )
+
+
+@kernel(error_model="numpy")
+def _convolve_backward(g, u, pairs, taps, table, by_u, pulls, partial):
     """Gradients of :func:`_convolve` by features, and by distances, which add to ``pulls``."""
-    by_u[:] = np.float32(0.0)
-    for p in range(atoms.shape[0]):
-        i, j, k = atoms[p, 0], atoms[p, 1], knots[p]
-        a, b, c, d = taps[p, 0], taps[p, 1], taps[p, 2], taps[p, 3]
-        a1, b1, c1, d1 = taps[p, 4], taps[p, 5], taps[p, 6], taps[p, 7]
-        pull = np.float32(0.0)
-        for f in range(u.shape[1]):
-            t0, t1, t2, t3 = table[k, f], table[k + 1, f], table[k + 2, f], table[k + 3, f]
-            w = a * t0 + b * t1 + c * t2 + d * t3
-            slope = a1 * t0 + b1 * t1 + c1 * t2 + d1 * t3
-            pull += slope * (g[i, f] * u[j, f] + g[j, f] * u[i, f])
-            by_u[i, f] += w * g[j, f]
-            by_u[j, f] += w * g[i, f]
-        pulls[p] += pull
+    if partial is None:
+        _convolve_backward_panels(_whole(), g, u, pairs, taps, table, by_u, pulls)
+    else:
+        _convolve_backward_panels(_masked(), g, u, pairs, taps, table, by_u, pulls)
+
+
+@kernel(error_model="numpy")
+def _convolve_backward_panels(panel, g, u, pairs, taps, table, by_u, pulls):
+    rowptr, others, knots = pairs
+    rows, width = u.shape
+    taps_, table_ = taps.ctypes.data, table.ctypes.data
+    g_, u_, by_u_ = g.ctypes.data, u.ctypes.data, by_u.ctypes.data
+    for f in range(0, width, LANES):
+        active = width - f
+        for i in range(rows):
+            g_i = load(panel, g_, i * width + f, active)
+            u_i = load(panel, u_, i * width + f, active)
+            by_i = zero(panel)
+            for p in range(rowptr[i], rowptr[i + 1]):
+                row, j = knots[p] * width + f, others[p] * width + f
+                w = _filter(panel, taps_, 8 * p, table_, row, width, active)
+                slope = _filter(panel, taps_, 8 * p + 4, table_, row, width, active)
+                g_j, u_j = load(panel, g_, j, active), load(panel, u_, j, active)
+                pulls[p] += total(slope * (g_i * u_j + g_j * u_i))
+                by_i = by_i + w * g_j
+                store(panel, by_u_, j, active, load(panel, by_u_, j, active) + w * g_i)
+            store(panel, by_u_, i * width + f, active, by_i)

@@ -126,6 +126,19 @@ def store(typingctx, args, base, offset, active, value):
     return types.none(args, types.intp, types.intp, types.intp, panel), codegen
 
 
+def handle(panel):
+    """A function that gives other Numba code a pointer, to nothing, that names its panel."""
+
+    @intrinsic
+    def make(typingctx):
+        def codegen(context, builder, signature, values):
+            return context.get_constant_null(signature.return_type)
+
+        return types.CPointer(panel)(), codegen
+
+    return make
+
+
 @intrinsic
 def zero(typingctx, args):
     """A panel of zeros."""

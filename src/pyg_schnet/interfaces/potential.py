@@ -1,0 +1,127 @@
+r"""Energies and forces for loops of one's own, at the least cost for each call."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..nn import SchNet
+from ..nn.ensemble import evaluated
+from ..nn.layers import read_layers
+from ..nn.molecule import molecular
+from ..nn.system import System
+from .models import check_target, finest_dtype, freeze_for_dynamics, prepared
+
+
+class Evaluation(NamedTuple):
+    """What a potential says of a molecule, in the unit of its model.
+
+    Attributes:
+        energy: The energy.
+        forces: Forces ``[N, 3]``, per angstrom.
+        energies: Contributions of the atoms ``[N]``, whose sum, or mean, is the energy.
+    """
+
+    energy: float
+    forces: np.ndarray
+    energies: np.ndarray
+
+
+class Potential:
+    r"""The potential energy surface of molecules, as a function of arrays.
+
+    A copy of a model, frozen: all that :meth:`SchNet.predict` finds out about a model in each call
+    is found out once. A small molecule, its energy and its forces then are a single compiled
+    kernel, for dynamics, sampling and optimisers of one's own. Larger ones, and models with parts
+    exchanged, are evaluated as ``predict`` does.
+
+    Args:
+        model: A model that predicts energies. It is copied, and may be trained on.
+        device: Where to compute; where the model is if ``None``.
+        dtype: ``torch.float32`` or ``torch.float64``; that of the model if ``None``. Double
+            precision evaluates filters without tables, which takes several times as long.
+
+    Raises:
+        TypeError: If this is no model.
+        ValueError: If the model does not predict energies.
+
+    >>> potential = Potential(SchNet(32, 32, 2))
+    >>> z, pos = np.array([1, 1]), np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.74]])
+    >>> energy, forces, energies = potential(z, pos)
+    >>> forces.shape
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        model: SchNet,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        if not isinstance(model, SchNet):
+            raise TypeError(f"expected a SchNet (got {type(model).__name__})")
+        check_target(model)
+        self.model = prepared(model, device, dtype)
+        self._read()
+
+    def __call__(self, z: np.ndarray, pos: np.ndarray) -> Evaluation:
+        """Evaluates one molecule.
+
+        Args:
+            z: Atomic numbers ``[N]``.
+            pos: Positions ``[N, 3]`` in angstrom; computed in double precision unless float32.
+
+        Raises:
+            ValueError: If the model refuses the molecule.
+            FloatingPointError: If a result is not finite.
+        """
+        result = self._by_kernel(z, pos)
+        if result is None:
+            result = self._by_operators(z, pos)
+        # A sum is finite only if all its terms are.
+        if not math.isfinite(result.energy + float(result.forces.sum())):
+            raise FloatingPointError(
+                f"the energy ({result.energy:g}) or a force is not finite: the weights of the "
+                "model may be damaged, or atoms too close together"
+            )
+        return result
+
+    def _read(self) -> None:
+        """Finds out about the model what holds until its tables are made anew."""
+        self._network, self._tables = None, []
+        if self.model.interaction_graph is not None:
+            return
+        layers = read_layers(self.model)
+        if layers is None:
+            return
+        freeze_for_dynamics(self.model, anew=False)
+        with torch.no_grad():
+            self._network = molecular(self.model, layers)
+        self._tables = [(layer.conv, layer.conv._frozen) for layer in layers]
+
+    def _by_kernel(self, z: np.ndarray, pos: np.ndarray) -> Evaluation | None:
+        if any(conv._frozen is not table for conv, table in self._tables):
+            self._read()
+        network = self._network
+        if (
+            network is None
+            or not 0 < len(z) <= network.most
+            or z.dtype != np.int64
+            or pos.dtype not in (np.float64, np.float32)
+            or z.shape != (len(z),)
+            or pos.shape != (len(z), 3)
+        ):
+            return None
+        result = network.evaluate(np.ascontiguousarray(z), np.ascontiguousarray(pos))
+        return None if result is None else Evaluation(result[0], result[3], result[1])
+
+    @torch.inference_mode(False)  # whose tensors autograd refuses
+    def _by_operators(self, z: np.ndarray, pos: np.ndarray) -> Evaluation:
+        device = self.model.embedding.weight.device
+        positions = torch.as_tensor(pos).to(device, finest_dtype(device))
+        system = System(torch.as_tensor(z).to(device), positions, batch_size=1)
+        result = evaluated(self.model, system, stress=False)
+        forces, energies = (result[name].cpu().numpy() for name in ("forces", "energies"))
+        return Evaluation(float(result["energy"]), forces, energies)

@@ -3,7 +3,7 @@ r"""The pictures of ``docs/README.md``, one of every function of ``pyg_schnet.pl
     python docs/pictures.py
 
 makes all of them again in the folder of this file (``--folder`` for another), in under a minute on
-one core, from the trained model and the molecules that come with the package. For the learning
+one core, from the trained models and the molecules that come with the package. For the learning
 curve and the errors a small network is trained for a few hundred steps.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from pyg_schnet import SchNet
 from pyg_schnet.data import random_split
-from pyg_schnet.datasets import MD17Sample
+from pyg_schnet.datasets import MD17Sample, MoleculeDataset
 from pyg_schnet.plot import (
     atom_energies,
     bond_scan,
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1_500, help="of the small network")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    pictures = of_the_trained_model() | of_a_training(args.steps)
+    pictures = of_ethanol() | of_benzene() | of_a_training(args.steps)
     for name, figure in pictures.items():
         save(figure, args.folder / f"{name}.png")
     print(f"{len(pictures)} pictures in {args.folder}")
@@ -55,8 +55,8 @@ def save(figure: Figure, path: Path) -> None:
             drawn.convert("RGB").quantize(256).save(path, optimize=True)
 
 
-def of_the_trained_model() -> dict[str, Figure]:
-    """Those that need no training."""
+def of_ethanol() -> dict[str, Figure]:
+    """Those of the model of its potential energy surface."""
     model = SchNet.from_pretrained("md17-ethanol").freeze()
     frames = MD17Sample("ethanol", train=True)
     ethanol = frames[0]
@@ -66,8 +66,16 @@ def of_the_trained_model() -> dict[str, Figure]:
     return {
         "filters": filters(model),
         "bond_scan": bond_scan(model, ethanol, i, j, torch.linspace(1.2, 2.0, 81), seen=seen),
-        "atom_energies": atom_energies(model, ethanol),
-        "chemical_potential": chemical_potential(model, ethanol, 6),
+    }
+
+
+def of_benzene() -> dict[str, Figure]:
+    """Those of the model of small organic molecules in their equilibrium."""
+    model = SchNet.from_pretrained("qm9-u0").freeze()
+    benzene = MoleculeDataset.from_smiles(["c1ccccc1"])[0]
+    return {
+        "atom_energies": atom_energies(model, benzene),
+        "chemical_potential": chemical_potential(model, benzene, 6),
     }
 
 

@@ -63,7 +63,7 @@ def add_model_argument(parser: Parser) -> None:
         "path",
         metavar="MODEL",
         help="directory of a run, whose best model is taken, or a file (best.safetensors, "
-        "last.safetensors), or the name of a trained model of the package (md17-ethanol)",
+        "last.safetensors), or the name of a trained model of the package (md17-ethanol, qm9-u0)",
     )
 
 

@@ -51,8 +51,9 @@ class Portable:
         """Loads one of the trained models that come with the package, for predictions.
 
         Args:
-            name: ``"md17-ethanol"``, ...; :func:`pyg_schnet.pretrained.names` lists them, and
-                :func:`pyg_schnet.pretrained.record` tells how one was trained, and its errors.
+            name: ``"md17-ethanol"``, ``"qm9-u0"``, ...; :func:`pyg_schnet.pretrained.names` lists
+                them, and :func:`pyg_schnet.pretrained.record` tells how one was trained, and its
+                errors.
 
         Raises:
             ValueError: If there is no such model.

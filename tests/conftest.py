@@ -11,7 +11,6 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# ruff: noqa: E402 - imports below the switch
 from molecules import MODELS, random_molecule, small_model
 from torch_geometric.data import Batch
 

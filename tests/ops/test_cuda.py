@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 import torch
 from molecules import small_model
+from torch._subclasses import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
 
 from pyg_schnet import ops
 from pyg_schnet.ops import EdgePlan, Knots, cfconv, dispatch, knot_chunks, reference
 from pyg_schnet.ops.dispatch import has_kernels, kernels_for, selected_backend
-from pyg_schnet.ops.functions import Eager
 from pyg_schnet.ops.knot_chunks import KnotChunks
 
 from .conftest import (
-    CASES,
     Case,
     assert_close,
     assert_fused_match,
@@ -68,9 +67,9 @@ def kernels(backend):
     return cuda
 
 
-def coarse(case: Case) -> Case:
+def coarse(case: Case, intervals: int = 4) -> Case:
     """Few intervals: in the interpreter each row of the table takes a while."""
-    return replace(case, knots=Knots.spanning(7.5, 3.0)).to(DEVICE)
+    return replace(case, knots=Knots.spanning(30.0 / intervals, 3.0)).to(DEVICE)
 
 
 TINY = {
@@ -113,12 +112,58 @@ def test_fused_sweeps_match_reference(kernels, name, dtype, width):
 @pytest.mark.gpu
 @pytest.mark.skipif(not GPU, reason="needs a GPU: too slow in the interpreter")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("width", [1, 3, 64, 100, 128, 300])
-def test_all_of_it_on_a_gpu(kernels, make_case, dtype, width):
+def test_all_of_it_on_a_gpu(kernels, make_case, dtype):
     case = make_case(dtype).to(DEVICE)
-    assert kernels_for(case.distances) is kernels
-    assert_primitives_match(kernels, case, width, itertools.product(range(4), (False, True)))
-    assert_fused_match(kernels, case, width)
+    for width in (1, 3, 64, 100, 128, 300):
+        variants = itertools.product(range(4), (False, True))
+        assert_primitives_match(kernels, case, width, variants)
+        assert_fused_match(kernels, case, width)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a GPU")
+def test_captured_and_repeated_on_a_gpu(kernels):
+    """No primitive waits for the device, a CUDA graph can hold all, and no bit ever changes."""
+    case = molecules([18] * 20 + [1], torch.float32).to(DEVICE)
+    plan = case.plan()
+    x, g, table, s = case.features(128)
+    d = plan.arrange(case.distances)
+
+    def everything():
+        plan._chunks = None  # sorting is part of it
+        dx, dd = kernels.reduce_backward(g, x, d, table, plan)
+        return [
+            *(kernels.reduce(x, d, table, plan, 1, s), kernels.product(g, x, d, table, plan, 1)),
+            *(kernels.collect(g, x, d, table.size(0), plan, 1, s), dx, dd),
+            *kernels.reduce_double_backward(g, x, dx, dd, d, table, plan),
+            kernels.collect_backward(g, x, dx, dd, d, table.size(0), plan),
+        ]
+
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        expected = everything()  # compiles
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            again = everything()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = everything()
+    graph.replay()
+    torch.cuda.synchronize()
+    for a, b, c in zip(expected, again, captured):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+def test_sorting_never_asks_for_values():
+    """As a tensor without values shows: the host need not wait for the device."""
+    with FakeTensorMode():
+        chunks = KnotChunks.of(torch.empty(1000), Knots.spanning(0.5, 3.0))
+    assert chunks.order.shape == (1000,)
+    assert chunks.interval.shape == (1000 // 64 + 61,)
 
 
 def test_formula_by_hand(backend):
@@ -133,34 +178,31 @@ def test_formula_by_hand(backend):
     torch.testing.assert_close(out.cpu(), torch.tensor([[2.0 * W * 0.5], [0.0]]))
 
 
-def test_gradients(backend):
-    case = clamp_to_intervals(TINY["bipartite"](torch.float64))
+@pytest.mark.parametrize(
+    "name", ["molecules", pytest.param("bipartite", marks=[] if GPU else [pytest.mark.slow])]
+)
+def test_gradients(backend, name):
+    """To second order; along random directions, unless there is a GPU."""
+    graph = {
+        "molecules": molecules([2], torch.float64),
+        "bipartite": directed(2, 3, 5, torch.float64),
+    }
+    case = clamp_to_intervals(coarse(graph[name], 2))
     plan = case.plan()
     x, _, table, weight = (t.requires_grad_() for t in case.features(2))
-    distances = case.distances.clone().requires_grad_()
-
-    def function(*tensors):
-        return cfconv(*tensors[:3], plan, *tensors[3:])
-
-    # Along random directions, unless there is a GPU.
-    assert gradcheck(function, (x, distances, table), fast_mode=not GPU)
-    assert gradgradcheck(function, (x, distances, table, weight), fast_mode=not GPU)
-
-
-def test_gradients_of_the_fused_backward(backend):
-    case = clamp_to_intervals(TINY["molecules"](torch.float64))
-    plan = case.plan()
-    edges, pairs = plan.undirected()
-    x, g, table, _ = (t.requires_grad_() for t in case.features(2))
-    # Perturbing one direction only would break the symmetry the plan has found.
+    edges = pairs = torch.arange(plan.num_edges, device=DEVICE)
+    if plan.symmetric:
+        # Perturbing one direction only would break the symmetry the plan has found.
+        edges, pairs = plan.undirected()
     lengths = case.distances[edges].clone().requires_grad_()
-    primitives = Eager(plan, kernels_for(x))
 
-    def function(g, x, lengths, table):
-        return primitives.reduce_backward(g, x, lengths[pairs], table)
+    def function(x, lengths, table, *weight):
+        return cfconv(x, lengths[pairs], table, plan, *weight)
 
-    assert gradcheck(function, (g, x, lengths, table), fast_mode=not GPU)
-    assert gradgradcheck(function, (g, x, lengths, table), fast_mode=not GPU)
+    # Without weights backward passes are fused.
+    inputs = (x, lengths, table) if plan.symmetric else (x, lengths, table, weight)
+    assert gradcheck(function, inputs, fast_mode=not GPU)
+    assert gradgradcheck(function, inputs, fast_mode=not GPU)
 
 
 def test_network_trains_on_forces_alike(backend):
@@ -186,6 +228,30 @@ def test_network_trains_on_forces_alike(backend):
         assert (a is None) == (b is None)
         if a is not None:
             assert_close(a.detach(), b.detach(), factor=100)
+
+
+def test_compiled_graphs_call_the_kernels(kernels, monkeypatch):
+    case = TINY["molecules"](torch.float64)
+    x, _, table, _ = case.features(2)
+    tensors = tuple(t.requires_grad_() for t in (x, case.distances.clone(), table))
+
+    def energy(x, distances, table):
+        plan = EdgePlan.build(case.edge_index, x.size(0), distances, case.knots)
+        return cfconv(x, distances, table, plan).square().sum()
+
+    with ops.backend("reference"):
+        expected = torch.autograd.grad(energy(*tensors), tensors)
+    torch._dynamo.reset()
+    compiled = torch.compile(energy, fullgraph=True, backend="aot_eager")
+    called = []
+    launch = kernels._launch
+    monkeypatch.setattr(
+        kernels, "_launch", lambda kernel, *a, **k: (called.append(kernel), launch(kernel, *a, **k))
+    )
+    actual = torch.autograd.grad(compiled(*tensors), tensors)
+    assert len(called) == 5  # reduce, its transpose, product, collect and merge
+    for a, b in zip(actual, expected):
+        assert_close(a, b, factor=20)
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -242,7 +308,6 @@ def test_distance_that_is_not_a_number_shows(kernels):
     plan = case.plan()
     distances = plan.arrange(case.distances).clone()
     distances[2] = float("nan")
-    arguments = (g, x, distances, table.size(0), plan)
     for name, arguments in (
         ("reduce", (x, distances, table, plan)),
         ("product", (g, x, distances, table, plan)),

@@ -6,7 +6,6 @@ that calls can be captured as a CUDA graph.
 """
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ import triton
 from torch import Tensor
 
 from . import cuda_collect, cuda_kernels
-from .knot_chunks import KnotChunks
 from .plan import EdgePlan
 from .reference import softplus_and_slope
 from .table import MAX_ORDER
@@ -223,19 +221,19 @@ def _collect(
     chunks = plan.chunks_by_knot(distances)
     partial = g.new_empty(chunks.interval.numel(), 4, g.size(1))
     moved = torch.zeros(1, dtype=torch.int32, device=g.device)
-    shared = dict(
-        source=plan.source,
-        target=plan.target,
-        distances=distances,
-        weight=distances if weight is None else _per_edge(weight, g, plan),
-        g=_dense(g, g, plan.num_dst),
-        x=_dense(x, g, plan.num_src),
-        y=_dense(y, g, plan.num_src),
-        partial=partial,
-        moved=moved,
-        WEIGHTED=weight is not None,
+    shared: dict[str, Any] = {
+        "source": plan.source,
+        "target": plan.target,
+        "distances": distances,
+        "weight": distances if weight is None else _per_edge(weight, g, plan),
+        "g": _dense(g, g, plan.num_dst),
+        "x": _dense(x, g, plan.num_src),
+        "y": _dense(y, g, plan.num_src),
+        "partial": partial,
+        "moved": moved,
+        "WEIGHTED": weight is not None,
         **variant,
-    )
+    }
     _launch(
         cuda_collect.collect,
         partial.size(0),
@@ -260,21 +258,13 @@ def _collect(
     return out
 
 
-def _launch(
-    kernel: Callable, programs: int, plan: EdgePlan, like: Tensor, **arguments: Any
-) -> None:
+def _launch(kernel: Any, programs: int, plan: EdgePlan, like: Tensor, **arguments: Any) -> None:
     """Runs a kernel on ``programs`` for each block of features."""
     knots, width = plan.require_knots(), like.size(1)
-    options: dict[str, Any] = dict(
-        WIDTH=width,
-        BLOCK_E=_block_edges(like),
-        BLOCK_F=_block_features(width),
-        # A warp by itself needs no barriers, and sums over edges without shared memory.
-        num_warps=1,
-        num_stages=1,
-        # What Triton does by default, until 3.10.
-        enable_fp_fusion=True,
-    )
+    # A warp by itself needs no barriers, and sums over edges without shared memory. Contraction of
+    # products and sums is what Triton does by default, until 3.10.
+    options = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
+    blocks = {"BLOCK_E": _block_edges(like), "BLOCK_F": _block_features(width)}
     # Triton launches on the current device, whatever the tensors.
     with torch.cuda.device(like.device) if like.is_cuda else contextlib.nullcontext():
         kernel[(programs, _num_blocks(width))](
@@ -282,7 +272,8 @@ def _launch(
             per_spacing=1.0 / knots.spacing,
             limit=knots.limit,
             intervals=knots.intervals,
-            **(options | arguments),
+            WIDTH=width,
+            **(options | blocks | arguments),
         )
 
 

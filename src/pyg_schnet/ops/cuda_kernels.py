@@ -1,24 +1,26 @@
 r"""Triton kernels of the convolution, see :mod:`pyg_schnet.ops.reference`.
 
 A program sees one block of features, ``BLOCK_F``, and ``BLOCK_E`` edges at a time: a tile. The
-four rows of the table an edge lies between are interpolated in registers and used at once. Traffic
-per edge, in rows of F numbers (the table, a few hundred rows, stays in the caches; features of
-neighbours are coalesced over the block), and multiply-adds per edge and feature:
+four rows of the table an edge lies between are interpolated in registers and used at once, by all
+that a fused kernel computes. Per edge, in rows of F numbers and multiply-adds per feature, and what
+the rows would be if the primitives ran one by one:
 
-=========================  ====================================  =====  =====  ================
-kernel                     rows read                             rows   FMA    one by one, rows
-=========================  ====================================  =====  =====  ================
-reduce                     4 T, x_j                              5      5
-product                    4 T, g_i, x_j                         6      6
-reduce_backward            4 T, g_j, x_j                         6      11     11
-reduce_double_backward     4 T, g_j, x_j, y_j                    7      18     27
-collect                    g_i, x_j                              2      5
-collect, backward          g_i, x_j, y_j                         3      10     4
-=========================  ====================================  =====  =====  ================
+======================  =======================  ====  ===  ==========
+kernel                  rows read                sum   FMA  one by one
+======================  =======================  ====  ===  ==========
+reduce                  4 of T; x_j              5     5
+product                 4 of T; g_i, x_j         6     6
+reduce_backward         4 of T; g_j, x_j         6     11   11
+reduce_double_backward  4 of T; g_j, x_j, y_j    7     20   27
+collect                 g_i, x_j                 2     5
+collect, BACKWARD       g_i, x_j, y_j            3     11   4
+======================  =======================  ====  ===  ==========
 
-With one row in 128 features those are 2.5 KB and 1,300 FLOP per edge for reduce: caches bound it,
-at 128 bytes per clock and multiprocessor, with arithmetic about as long. What is left are
-latencies, so a tile is as large as registers allow, all loads of which are in flight together.
+The table, a few hundred rows, stays in the caches; features of neighbours are coalesced over the
+block. Of 128 float32 features reduce reads 2.5 KB from the caches per edge, 20 clocks of a
+multiprocessor at 128 bytes each, and about as long are its 1,300 FLOP with the arithmetic of the
+splines. Neither matters before latencies do: a tile is as large as registers allow, and all its
+loads are in flight together.
 
 Sums over the edges of an atom or of an interval have one order, and no atomics: results are
 deterministic. Positions of edges and offsets into features are 64-bit.
@@ -47,7 +49,7 @@ def locate(distance, start: tl.float64, per_spacing: tl.float64, limit: tl.float
 
 @triton.jit
 def splines(u, counts, per_spacing: tl.float64, ORDER: tl.constexpr):
-    """The four splines or their derivatives, see :func:`.table.spline_basis`; zero off the knots."""
+    """The splines of an interval, or derivatives, see :func:`.table.spline_basis`; else zero."""
     nothing = tl.zeros_like(u)
     if ORDER == 0:
         v = 1 - u

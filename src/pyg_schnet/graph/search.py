@@ -11,7 +11,7 @@ from .distance import edge_lengths
 from .lattice import build_lattice
 from .systems import open_edges, periodic_edges
 
-_BACKENDS = ("auto", "torch", "vesin", "torch-cluster")
+_BACKENDS = ("auto", "torch", "cells", "vesin", "nvalchemi", "torch-cluster")
 
 
 @overload

@@ -14,8 +14,12 @@ def are_sound(edge_index: Tensor, batch: Tensor) -> bool:
         edge_index: Edges, ``[2, E]`` int64.
         batch: Molecule of each atom, ``[N]``.
     """
-    if not (edge_index.is_cpu and batch.is_cpu and batch.dtype == torch.long):
+    if batch.numel() == 0 or edge_index.device != batch.device:
         return False
+    if not (edge_index.is_cpu and batch.dtype == torch.long):
+        atoms = edge_index.clamp(0, batch.numel() - 1)
+        source, target = (batch.index_select(0, index) for index in atoms)
+        return bool((atoms == edge_index).all() & (source == target).all())
     from . import geometry_kernels
 
     return not geometry_kernels.join_molecules(

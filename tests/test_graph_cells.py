@@ -113,6 +113,18 @@ def test_no_pair_is_lost_to_rounding_far_from_the_origin():
     assert expected.size(1) == 2 * (39 + 38 + 37)
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_another_system_far_away_costs_no_precision(backend):
+    pos, cell = fluid(200, torch.float64)
+    far = torch.cat([torch.full((1, 3), 2.0**50, dtype=torch.float64), pos])
+    batch = (torch.arange(201) > 0).long()
+    alone, shifts = radius_graph(pos, 4.0, cell=cell, backend="torch")
+    found = radius_graph(far, 4.0, batch, cell.repeat(2, 1, 1), backend=backend)
+    assert same(found, (alone + 1, shifts))
+    alone = radius_graph(pos, 4.0, backend="torch")
+    assert same(radius_graph(far, 4.0, batch, backend=backend), alone + 1)
+
+
 @pytest.mark.parametrize("limit", [1, 50, 1000])
 def test_chunks_change_nothing(limit, monkeypatch):
     pos, cell = fluid(100)

@@ -144,12 +144,15 @@ def test_chunks_change_nothing(monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(chunks, whole))
 
 
-def test_empty_systems():
+@pytest.mark.parametrize("backend", ["auto", *BACKENDS])
+def test_empty_systems(backend):
     cell = 3.0 * torch.eye(3).expand(4, 3, 3)
-    edges, shifts = radius_graph(torch.zeros(2, 3), 3.5, torch.tensor([1, 3]), cell)
+    edges, shifts = radius_graph(
+        torch.zeros(2, 3), 3.5, torch.tensor([1, 3]), cell, backend=backend
+    )
     assert edges.tolist() == [[0] * 6 + [1] * 6] * 2
     assert shifts.abs().sum(dim=1).eq(1).all()
-    edges, shifts = radius_graph(torch.zeros(0, 3), 3.5, None, cell[0])
+    edges, shifts = radius_graph(torch.zeros(0, 3), 3.5, None, cell[0], backend=backend)
     assert edges.shape == (2, 0)
     assert shifts.shape == (0, 3)
 

@@ -181,6 +181,9 @@ def test_both_builders_agree_on_images(seed, change):
     if change == "an edge twice":
         edges = torch.cat([edges, edges[:, e : e + 1]], dim=1)
         distances = torch.cat([distances, distances[e : e + 1]])
+    if change == "none":  # only images of one pair are out of order
+        order = (edges[1] * 7 + edges[0]).argsort(stable=True)
+        edges, distances = edges[:, order], distances[order]
     fast = EdgePlan.build(edges, 7, distances)
     with ops.backend("reference"):
         plain = EdgePlan.build(edges, 7, distances)

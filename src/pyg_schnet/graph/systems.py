@@ -50,7 +50,7 @@ def periodic_edges(
 ) -> tuple[Tensor, Tensor]:
     """Edges ``[2, E]`` and shifts ``[E, 3]`` of systems with cells."""
     backend = _chosen(pos, r, batch, lattice, backend)
-    if backend in _AT_ONCE:
+    if backend in _AT_ONCE and pos.size(0) > 0:
         return _AT_ONCE[backend](pos, r, batch, lattice, True)
     parts, shifts = [pos.new_empty(2, 0, dtype=torch.long)], [pos.new_empty(0, 3)]
     for run in _runs(pos, r, batch, lattice, backend):

@@ -108,8 +108,8 @@ def _examined(
     yes, transposed = torch.ones_like(in_range), None
     in_order, symmetric = (key[1:] >= key[:-1]).all(), torch.zeros_like(in_range)
     if distances is None:
-        flags = torch.stack([in_range, yes, in_order, symmetric]).tolist()
-        return None, _Facts(*flags, shortest=math.inf, longest=0.0)
+        flags = torch.stack([in_range, yes, in_order, symmetric])
+        return None, _Facts(*[*flags.tolist(), math.inf, 0.0])
     shortest, longest = distances.aminmax()  # NaN if any is
     valid = (shortest >= 0) & (longest < math.inf)
     in_order &= ((key[1:] > key[:-1]) | (distances[1:] >= distances[:-1])).all()

@@ -127,11 +127,7 @@ def unify_cells(
         sound &= batch[-1] < num_systems
     if bool(sound):  # one look for both: on a GPU it waits
         return cells, periodic
-    if batch is not None and batch.numel() > 0 and int(batch[-1]) >= num_systems:
-        raise ValueError(
-            f"'cell' must have one row per system (got {num_systems} cells for "
-            f"{int(batch[-1]) + 1} systems in 'batch')"
-        )
+    _check_count(batch, num_systems)
     system = int((~cells.isfinite().flatten(1).all(dim=1)).nonzero()[0])
     raise ValueError(
         f"lattice vectors must be finite (got {cells[system].tolist()} for system {system})"
@@ -168,8 +164,17 @@ def shape_cells(
     if periodic.dtype != torch.bool:
         raise TypeError(f"'pbc' must hold bools (got {periodic.dtype}): use pbc.bool()")
     if periodic.shape not in ((), (3,), (num_systems, 3)):
+        _check_count(batch, num_systems)  # if there are too few cells, these are to blame
         raise ValueError(
             f"'pbc' must be a bool, or have shape [3] or [{num_systems}, 3] "
             f"(got {list(periodic.shape)})"
         )
     return cells.to(pos.device, pos.dtype), periodic.expand(num_systems, 3)
+
+
+def _check_count(batch: Tensor | None, num_systems: int) -> None:
+    if batch is not None and batch.numel() > 0 and int(batch[-1]) >= num_systems:
+        raise ValueError(
+            f"'cell' must have one row per system (got {num_systems} cells for "
+            f"{int(batch[-1]) + 1} systems in 'batch')"
+        )

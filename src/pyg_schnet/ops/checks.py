@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from .table import Knots
@@ -11,8 +12,8 @@ def check_sizes(num_edges: int, num_src: int, num_dst: int) -> None:
     """Refuses more than 32-bit integers can count."""
     if max(num_edges, num_src, num_dst) >= 2**31 - 1:
         raise ValueError(
-            f"a plan holds fewer than 2^31 edges and atoms (got {num_edges} edges from {num_src} "
-            f"to {num_dst} atoms)"
+            "a plan holds fewer than 2^31 - 1 edges and atoms "
+            f"(got {num_edges} edges of {max(num_src, num_dst)} atoms)"
         )
 
 
@@ -58,5 +59,5 @@ def extent_of(distances: Tensor) -> tuple[float, float]:
     """The shortest and the longest distance."""
     if distances.numel() == 0:
         return math.inf, 0.0
-    low, high = distances.aminmax()
-    return float(low), float(high)
+    low, high = torch.stack(distances.aminmax()).tolist()  # one wait for the device
+    return low, high

@@ -74,6 +74,11 @@ class Structure:
         """Name and line, as far as there are any, for messages."""
         return _label(self.name, self.line)
 
+    @property
+    def described(self) -> str:
+        """Number and label, for messages."""
+        return f"{self.number} ({self.label})" if self.label else f"{self.number}"
+
 
 @dataclass(frozen=True)
 class Coordinates:

@@ -2,10 +2,9 @@ r"""A calculator for ASE (`Larsen et al. 2017 <https://doi.org/10.1088/1361-648X
 
 import copy
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ try:
         PropertyNotImplementedError,
         all_changes,
     )
-    from ase.data import covalent_radii
     from ase.outputs import Properties
     from ase.stress import full_3x3_to_voigt_6_stress
 except ImportError as error:
@@ -28,10 +26,10 @@ except ImportError as error:
 from ..data.units import convert
 from ..graph import NeighborList
 from ..nn import Ensemble, SchNet
+from ..nn.contacts import Contacts, Domain, check_domain
 from ..nn.ensemble import evaluated
 from ..nn.system import System
 from ..training.saved import load_model
-from .contacts import Contacts
 from .models import SMALL, check_target, energy_unit, freeze_for_dynamics, takes_edges
 
 _PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress")
@@ -57,10 +55,11 @@ class SchNetCalculator(Calculator):
         dtype: ``torch.float32`` or ``torch.float64``; that of the model if ``None``. Double
             precision evaluates filters without tables, which takes several times as long.
         skin: How far beyond the cutoff to search neighbours, in angstrom; 0 searches in each step.
-        domain: What to do about atoms that collide, closer than half the sum of their covalent
-            radii: ``"warn"`` (once), ``"raise"`` or ``"ignore"``. Species that the model was not
-            trained on, coincident atoms, and distances beyond the range of filters without envelope
-            are always errors.
+        domain: What to do about atoms closer than 0.9 of the closest in the training data (of a
+            model that does not know these, than half the sum of covalent radii), see
+            :class:`~pyg_schnet.nn.contacts.Contacts`: ``"warn"`` (once), ``"raise"`` or
+            ``"ignore"``. Species that the model was not trained on, coincident atoms, and distances
+            beyond the range of filters without envelope are always errors.
         **kwargs: Arguments of ASE's ``Calculator``.
 
     Raises:
@@ -84,7 +83,7 @@ class SchNetCalculator(Calculator):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         skin: float = 1.0,
-        domain: Literal["warn", "raise", "ignore"] = "warn",
+        domain: Domain = "warn",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -95,15 +94,11 @@ class SchNetCalculator(Calculator):
             raise ValueError(f"'dtype' must be torch.float32 or torch.float64 (got {dtype})")
         if not 0 <= skin < math.inf:
             raise ValueError(f"'skin' must be finite and not negative (got {skin})")
-        if domain not in ("warn", "raise", "ignore"):
-            raise ValueError(f"'domain' must be 'warn', 'raise' or 'ignore' (got '{domain}')")
         self._factor = convert(1.0, energy_unit(model, units, "SchNetCalculator"), "eV")
         with torch.inference_mode(False):
             self.model = _prepared(model, device, dtype)
-        self.domain = domain
         self._averages = _members(self.model)[0].config["readout"] == "mean"
-        self._warned = False
-        self._contacts = Contacts(torch.from_numpy(covalent_radii))
+        self._contacts = Contacts(_members(self.model), domain)
         self._neighbors = None
         if skin > 0 and all(map(takes_edges, _members(self.model))):
             self._neighbors = NeighborList(self.model.cutoff, skin)
@@ -112,6 +107,15 @@ class SchNetCalculator(Calculator):
                 *_PROPERTIES,
                 *("energy_std", "forces_std", "energies_std", "stress_std"),
             ]
+
+    @property
+    def domain(self) -> Domain:
+        """What to do about atoms that are too close."""
+        return self._contacts.domain
+
+    @domain.setter
+    def domain(self, domain: Domain) -> None:
+        self._contacts.domain = check_domain(domain)
 
     @classmethod
     def from_checkpoint(
@@ -164,7 +168,7 @@ class SchNetCalculator(Calculator):
 
         Raises:
             ValueError: If the model refuses the structure, or with ``domain="raise"`` if atoms
-                collide.
+                are too close.
             PropertyNotImplementedError: If a stress is asked for that does not exist.
             CalculationFailed: If a result is not finite.
         """
@@ -188,9 +192,10 @@ class SchNetCalculator(Calculator):
             cell = torch.from_numpy(atoms.cell.array).to(device, real).unsqueeze(0)
             pbc = torch.from_numpy(atoms.pbc).to(device).unsqueeze(0)
         edges = self._edges(pos, cell, pbc)
-        result = evaluated(self.model, System(z, pos, None, *edges, cell, pbc, 1), with_stress)
-        self._check_domain(z, pos, cell, pbc)
-        self.results = self._converted(result)
+        system = System(z, pos, None, *edges, cell, pbc, 1)
+        results = self._converted(evaluated(self.model, system, with_stress))
+        self._contacts.check(system)
+        self.results = results
 
     def _edges(
         self, pos: Tensor, cell: Tensor | None, pbc: Tensor | None
@@ -201,19 +206,6 @@ class SchNetCalculator(Calculator):
         if cell is None:
             return self._neighbors(pos), None
         return self._neighbors(pos, None, cell, pbc)
-
-    def _check_domain(
-        self, z: Tensor, pos: Tensor, cell: Tensor | None, pbc: Tensor | None
-    ) -> None:
-        if self.domain == "ignore" or (self._warned and self.domain == "warn"):
-            return
-        message = self._contacts(z, pos, cell, pbc)
-        if message is None:
-            return
-        if self.domain == "raise":
-            raise ValueError(message)
-        self._warned = True
-        warnings.warn(f"{message} (this is said once)", stacklevel=2)
 
     def _converted(self, result: dict[str, Tensor]) -> dict[str, Any]:
         """Arrays in the units of ASE."""

@@ -344,7 +344,7 @@ def test_units_are_needed_for_ase_only(call):
         ),
         (["nothing.xyz"], "there is no file 'nothing.xyz'"),
         (["broken.xyz"], "'broken.xyz': ASE cannot read it"),
-        (["broken.npz"], "'broken.npz': this is no .npz file, whatever its name"),
+        (["broken.npz"], "'broken.npz' is no npz or zip file, whatever its name"),
         (["in.xyz", "--strct"], "unknown flag '--strct': did you mean '--strict'?"),
         ([], "the following arguments are required: INPUT"),
     ],

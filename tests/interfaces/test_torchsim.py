@@ -176,7 +176,7 @@ def test_closer_than_in_training(crystal):
     model = SchNetModel(network, domain="raise")
     model(state_of(batch))
     batch.pos[3, 2] = 0.85 + (4.0 if crystal else 0.0)
-    with pytest.raises(ValueError, match="in molecule 1 atoms .* 0.850 A apart, less than 0.9 of"):
+    with pytest.raises(ValueError, match=r"in molecule 1 atoms .* 0.850 A apart, less than 0.9 of"):
         model(state_of(batch))
     model = SchNetModel(network)
     with pytest.warns(UserWarning, match="said once"):

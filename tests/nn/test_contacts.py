@@ -106,7 +106,7 @@ def test_predictions_are_the_same_and_silent_unless_asked():
     with pytest.warns(UserWarning, match="has learned nothing"):
         result = model.predict(data, domain="warn")
     assert torch.equal(result["forces"], expected["forces"])
-    with pytest.raises(ValueError, match="'domain' must be 'warn', 'raise' or 'ignore'.*'shout'"):
+    with pytest.raises(ValueError, match=r"'domain' must be 'warn', 'raise' or 'ignore'.*'shout'"):
         model.predict(data, domain="shout")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 import pyg_schnet
@@ -32,6 +32,7 @@ def fuzz(examples: int) -> settings:
         database=None,
         deadline=None,
         print_blob=True,
+        phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
 

@@ -49,7 +49,7 @@ def check(model: SchNet) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@fuzz(60)
+@fuzz(25)
 @given(data=st.data())
 def test_damaged_files(kind, data, tmp_path_factory):
     """A checksum protects the tensors, JSON the rest: whatever loads is what was saved."""
@@ -69,7 +69,7 @@ ODD = (None, True, -1, 0, 3, 10**9, 10**30, 1e308, float("nan"), "x", "cosine", 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@fuzz(120)
+@fuzz(20)
 @given(data=st.data())
 def test_settings_that_make_no_sense(kind, data, tmp_path_factory):
     """With a right checksum, so that only the settings themselves can tell."""
@@ -93,7 +93,7 @@ def test_settings_that_make_no_sense(kind, data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@fuzz(60)
+@fuzz(25)
 @given(data=st.data())
 def test_other_tensors(kind, data, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
@@ -122,7 +122,7 @@ def test_other_tensors(kind, data, tmp_path_factory):
         check(model)
 
 
-@fuzz(40)
+@fuzz(20)
 @given(data=st.data())
 def test_resuming_damaged_checkpoints(data, tmp_path_factory):
     """Every part of the header may be missing or another thing."""
@@ -169,7 +169,7 @@ def pickled(legacy: bool, folder) -> bytes:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-@fuzz(150)
+@fuzz(20)
 @given(data=st.data())
 def test_damaged_pickles(legacy, data, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp()
@@ -185,7 +185,7 @@ OPCODES = tuple(op.code.encode("latin-1") for op in pickletools.opcodes)
 CALLS = (b"cos\nmkdir\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"K\x01", b"}")
 
 
-@fuzz(200)
+@fuzz(80)
 @given(
     program=st.lists(
         st.one_of(
@@ -224,7 +224,7 @@ def archived() -> bytes:
     return file.getvalue()
 
 
-@fuzz(40)
+@fuzz(20)
 @given(content=damaged(archived()))
 def test_archives_of_pyg(content, tmp_path_factory):
     path = written(tmp_path_factory.getbasetemp(), "trained.zip", content)

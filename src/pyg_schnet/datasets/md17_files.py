@@ -151,7 +151,8 @@ def _read(
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{what} must hold numbers (got {array.dtype})")
     array = array.reshape(shape)
-    array = (array if rows is None else array[rows]).astype(dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
+        array = (array if rows is None else array[rows]).astype(dtype, copy=False)
     finite = np.isfinite(array)
     if not finite.all():
         row = int(np.argmin(finite.reshape(len(array), -1).all(axis=1)))

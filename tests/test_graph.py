@@ -177,3 +177,12 @@ def test_transform_composes_and_says_what_is_missing():
     assert "RadiusGraph(r=3.0)" in repr(Compose([RadiusGraph(3.0)]))
     with pytest.raises(ValueError, match=r"data.pos"):
         RadiusGraph(3.0)(Data(z=torch.tensor([1])))
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "vesin"])
+def test_radii_next_to_nothing(backend):
+    """Vesin refuses them; there is no neighbour, or one that is nearer still."""
+    pos = torch.rand(400, 3, dtype=torch.float64)
+    pos[7] = pos[5] + torch.tensor([1e-12, 0.0, 0.0])
+    assert radius_graph(pos, 1e-300, backend=backend).numel() == 0
+    assert radius_graph(pos, 1e-11, backend=backend).tolist() == [[7, 5], [5, 7]]

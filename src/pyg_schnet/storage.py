@@ -105,6 +105,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
             f"'{path}' was not written by pyg-schnet: its header has no '{_KEY}'; "
             "load its tensors with safetensors.torch.load_file and model.load_state_dict"
         ) from error
+    if not isinstance(header, dict):
+        raise CorruptFileError(f"'{path}' is damaged: its header is a {type(header).__name__}")
     if version > _VERSION:
         raise CorruptFileError(
             f"'{path}' has format version {version}, this pyg-schnet reads up to {_VERSION}; "

@@ -306,6 +306,23 @@ def test_other_properties(call):
     assert "--forces: the model predicts 'homo', which has none" in outcome.err
 
 
+def test_atoms_closer_than_in_training_are_named(call, tmp_path):
+    model = SchNet(8, 8, 1, cutoff=4.0, units="eV")
+    model.closest[1, 8] = model.closest[8, 1] = 1.0
+    model.closest[1, 1] = 1.0
+    model.save(tmp_path / "some.safetensors")
+    one, two = (Atoms("OH", positions=[[0, 0, 0], [0, 0, d]]) for d in (0.95, 0.85))
+    two.info["name"] = "squeezed"
+    write("in.xyz", [one, two, one], format="extxyz")
+    outcome = call("predict", tmp_path / "some.safetensors", "in.xyz", "-o", "out.csv", "--strict")
+    assert outcome.code == 0, outcome.err
+    (line,) = outcome.err.splitlines()
+    assert line.startswith(
+        "warning: molecule 1 (squeezed): atoms 0 (Z = 8) and 1 (Z = 1) are 0.850"
+    )
+    assert len(rows(Path("out.csv").read_text())) == 3
+
+
 def test_units_are_needed_for_ase_only(call):
     SchNet(8, 8, 1, num_gaussians=8, cutoff=4.0).save("bare.safetensors")
     write("in.xyz", frames(), format="extxyz")
@@ -327,7 +344,7 @@ def test_units_are_needed_for_ase_only(call):
         ),
         (["nothing.xyz"], "there is no file 'nothing.xyz'"),
         (["broken.xyz"], "'broken.xyz': ASE cannot read it"),
-        (["broken.npz"], "'broken.npz': this is no .npz file, whatever its name"),
+        (["broken.npz"], "'broken.npz' is no npz or zip file, whatever its name"),
         (["in.xyz", "--strct"], "unknown flag '--strct': did you mean '--strict'?"),
         ([], "the following arguments are required: INPUT"),
     ],

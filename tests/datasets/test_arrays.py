@@ -39,6 +39,15 @@ def ragged() -> dict[str, np.ndarray]:
     }
 
 
+def test_positions_that_only_float64_can_hold() -> None:
+    pos = np.zeros((2, 2, 3))
+    pos[1, 1, 2] = 1e300
+    with pytest.raises(
+        ValueError, match=r"atom 1 of molecule 1 .*1e\+300.* too far away for torch"
+    ):
+        MoleculeDataset.from_arrays({"z": np.array([1, 1]), "R": pos})
+
+
 def test_frames_of_one_composition() -> None:
     arrays = frames_of_one_composition()
     dataset = MoleculeDataset.from_arrays(arrays, units={"energy": "kcal/mol"})

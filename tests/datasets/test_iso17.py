@@ -192,6 +192,7 @@ DATA = {"atomic_forces": [[0.0, 0.0, 0.0]] * 19}
         ("numbers", b"\6\0\0\0" * 19, "row 2 of .* is not C7O2H10"),
         ("positions", b"\0" * 24 * 18, "row 2 of .* is not understood: 19 atoms"),
         ("positions", np.full(57, np.nan).tobytes(), "pos in row 2 of .* is not finite"),
+        ("positions", np.full(57, 1e300).tobytes(), "pos in row 2 of .* is not finite"),
         ("positions", None, "row 2 of .* is not understood"),
         ("pbc", 7, "row 2 of .* molecules are not periodic"),
         ("key_value_pairs", "{}", "row 2 of .* has no 'total_energy'"),

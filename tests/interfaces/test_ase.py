@@ -360,6 +360,28 @@ def test_collisions(periodic):
     atoms.get_potential_energy()
 
 
+def test_closer_than_in_training():
+    model = small_model(units="eV").float()
+    for z, w, distance in ((1, 8, 0.9), (1, 1, 1.4)):
+        model.closest[z, w] = model.closest[w, z] = distance
+    other = small_model(units="eV", hidden_channels=16).float()
+    other.closest[:] = 0.5
+    atoms = Atoms("OHH", positions=[[0, 0, 0], [0, 0, 0.82], [0, 1.4, 0]])
+    for tried in (model, Ensemble([other, model])):
+        atoms.positions[1, 2] = 0.82
+        atoms.calc = SchNetCalculator(tried, domain="raise")
+        forces = atoms.get_forces()
+        atoms.positions[1, 2] = 0.80
+        with pytest.raises(ValueError, match=r"less than 0.9 of the closest .*0.900 A"):
+            atoms.get_forces()
+        assert atoms.calc.results == {}
+        atoms.calc.domain = "warn"
+        with pytest.warns(UserWarning, match="said once"):
+            assert not np.array_equal(atoms.get_forces(), forces)
+    with pytest.raises(ValueError, match="'domain'"):
+        atoms.calc.domain = "shout"
+
+
 @pytest.mark.parametrize("where", ["weights", "references"])
 def test_never_gives_what_is_not_finite(where):
     model = small_model(units="eV").float()

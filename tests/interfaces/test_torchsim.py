@@ -165,6 +165,28 @@ def test_single_precision_and_the_original_model():
     assert model(state_of(batch)).keys() == {"energy"}
 
 
+@pytest.mark.parametrize("crystal", [False, True])
+def test_closer_than_in_training(crystal):
+    network = small_model(units="eV")
+    network.closest[:] = 1.0
+    z, pos = torch.tensor([8, 1]), torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.92]]).double()
+    cell = torch.diag(torch.tensor([9.0, 9.0, 4.0])).double().unsqueeze(0)
+    more = {"cell": cell} if crystal else {}
+    batch = Batch.from_data_list([Data(z=z, pos=pos, **more) for _ in range(2)])
+    model = SchNetModel(network, domain="raise")
+    model(state_of(batch))
+    batch.pos[3, 2] = 0.85 + (4.0 if crystal else 0.0)
+    with pytest.raises(ValueError, match=r"in molecule 1 atoms .* 0.850 A apart, less than 0.9 of"):
+        model(state_of(batch))
+    model = SchNetModel(network)
+    with pytest.warns(UserWarning, match="said once"):
+        expected = model(state_of(batch))
+    assert torch.equal(model(state_of(batch))["forces"], expected["forces"])
+    SchNetModel(network, domain="ignore")(state_of(batch))
+    with pytest.raises(ValueError, match="'domain'"):
+        SchNetModel(network, domain="shout")
+
+
 def test_refusals():
     with pytest.raises(ValueError, match=r"does not know the unit.*units='kcal/mol'"):
         SchNetModel(small_model())

@@ -65,6 +65,18 @@ CHANGES = {
         "not those of its settings.*size mismatch",
     ),
     "width": (lambda t, h: h["config"].update(hidden_channels=16), "size mismatch"),
+    # Networks of such sizes would fill the memory before anything was compared.
+    "depth": (
+        lambda t, h: h["config"].update(num_interactions=10**9),
+        "1000000000 and should be 2",
+    ),
+    "filters": (lambda t, h: h["config"].update(num_filters=10**9), "1000000000 and should be 10"),
+    "basis": (lambda t, h: h["config"].update(num_gaussians=10**9), "1000000000 and should be 8"),
+    "kind": (lambda t, h: h["config"].update(cutoff="long"), "its settings make no sense"),
+    "no weights": (
+        lambda t, h: t.update({"embedding.weight": torch.zeros(101, 12).long()}),
+        "got torch.int64",
+    ),
 }
 
 
@@ -94,3 +106,10 @@ def test_other_versions_are_refused(version, tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(CorruptFileError, match=r"has format version 2, |has no 'pyg_schnet'"):
         SchNet.load(path)
+
+
+@pytest.mark.parametrize("header", [[], "x", 3, None])
+def test_headers_of_another_kind(header, tmp_path):
+    save_tensors(tmp_path / "some.safetensors", {"a": torch.zeros(1)}, header, KIND)
+    with pytest.raises(CorruptFileError, match="its header is a"):
+        SchNet.load(tmp_path / "some.safetensors")

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import resource
 import struct
 import zipfile
 from collections import OrderedDict
@@ -156,3 +157,19 @@ def test_sizes_in_the_old_format_are_checked():
     assert claimed != content
     with pytest.raises(CorruptFileError, match="a storage of 1073741824 numbers is not in the"):
         load_records(io.BytesIO(claimed))
+
+
+def test_no_opcode_asks_for_memory_that_the_file_does_not_need():
+    """LONG_BINPUT with the number two thousand million: in C that makes a table of 32 GB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loaded = load_records(program(b"K\x07r\xff\xff\xff\x7f"))
+    assert loaded == 7
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1e6  # in KB
+
+
+def test_no_tensor_is_far_larger_than_its_numbers():
+    """Strides of zero make many out of one, and a network of such sizes fills the memory."""
+    bias = torch.zeros(1).expand(64)
+    assert torch.equal(load_records(saved(bias)), bias)
+    with pytest.raises(CorruptFileError, match=r"shape \[1000000, 1000000\] out of 1 numbers"):
+        load_records(saved(torch.zeros(1).expand(1_000_000, 1_000_000)))

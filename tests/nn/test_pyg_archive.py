@@ -5,6 +5,7 @@ PyG's own code, which unpickles those classes and copies their weights, is the r
 
 import shutil
 import sys
+import zipfile
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch_geometric.nn import SchNet as PyGSchNet
 from torch_geometric.nn.models.schnet import qm9_target_dict
 
 from pyg_schnet import SchNet, edge_lengths, radius_graph
+from pyg_schnet.storage import CorruptFileError
 
 
 class SchNetPackModule(nn.Module):
@@ -216,3 +218,14 @@ def test_bad_arguments(tmp_path):
     (tmp_path / "some.zip").write_text("no")
     with pytest.raises(ValueError, match="is not a zip archive"):
         SchNet.from_pyg_archive(tmp_path / "some.zip", 7)
+
+
+def test_damaged_archives(tmp_path):
+    path = tmp_path / "trained.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("trained_schnet_models/qm9_energy_U0/best_model", bytes(100))
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptFileError, match=r"trained.zip' is damaged \(Bad CRC-32"):
+        SchNet.from_pyg_archive(path, "U0")

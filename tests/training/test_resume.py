@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from training_runs import CONFIG, changed, new_model, same_state, without_time
 
 from pyg_schnet import SchNet
-from pyg_schnet.storage import CorruptFileError
+from pyg_schnet.datasets import QM9Sample
+from pyg_schnet.storage import CorruptFileError, load_tensors, save_tensors
 from pyg_schnet.training import fit
 
 
@@ -240,3 +241,27 @@ def test_interrupted_and_killed_at_any_moment(tmp_path):
         one, two = (load_file(tmp_path / d / f"{name}.safetensors") for d in ("whole", "part"))
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert not list((tmp_path / "part").glob("*.part"))  # of files being written when it was killed
+
+
+DAMAGE = {
+    "no model": (lambda t, h: h.update(model=None), "'model' in its header should be a dict"),
+    "progress": (lambda t, h: h["progress"].update(step="x"), "'step' of the progress is 'x'"),
+    "no epoch": (lambda t, h: h["progress"].update(era=1), "unexpected keyword argument 'era'"),
+    "no groups": (lambda t, h: h.update(param_groups=[]), "a part of the run is missing"),
+    "no random": (lambda t, h: t.pop("rng.0.cpu"), "KeyError: 'rng.0.cpu'"),
+    "slot": (lambda t, h: t.update({"optimizer.0.exp_avg": torch.zeros(3)}), "has 3 numbers"),
+    "best": (lambda t, h: t.pop("best.embedding.weight"), "Missing key.*embedding.weight"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_a_checkpoint_with_a_part_missing(change, message, tmp_path):
+    """With a right checksum: such files come from other programs, or other versions."""
+    train, val = QM9Sample()[:8], QM9Sample()[8:12]
+    fit(new_model(), train, val, changed(CONFIG, max_steps=1), tmp_path)
+    path = tmp_path / "last.safetensors"
+    tensors, header = load_tensors(path, "training checkpoint")
+    change(tensors, header)
+    save_tensors(path, tensors, header, "training checkpoint")
+    with pytest.raises(CorruptFileError, match=f"(?s)is damaged.*{message}"):
+        fit(new_model(), train, val, changed(CONFIG, max_steps=2), tmp_path, resume=True)

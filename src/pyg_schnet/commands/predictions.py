@@ -2,6 +2,7 @@ r"""Predictions, and the files they are written to."""
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -12,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from tqdm import tqdm
 
 from ..data.ase import to_ase
 from ..data.units import convert
 from ..loader import MoleculeLoader
 from ..nn import SchNet
 from ..nn.checks import check_species
+from ..nn.contacts import Contacts
+from ..nn.unpack import unpack
 from ..storage import write_atomically
 from .flags import UsageError
 from .structures import Failures, Structure, salvage
@@ -47,6 +51,8 @@ def predict(
 ) -> list[Prediction]:
     """Predicts molecules together, and one by one where some of them fail.
 
+    Warns of those that have atoms closer than the model has learnt about.
+
     Args:
         model: The model.
         structures: The molecules.
@@ -61,6 +67,8 @@ def predict(
         except ValueError as error:
             failures.add(structure.number, structure.label, error)
 
+    contacts = Contacts([model], keep=False)
+
     def work(numbers: Sequence[int]) -> list[Prediction]:
         chosen = [known[number] for number in numbers]
         batch = next(iter(MoleculeLoader([it.data for it in chosen], len(chosen))))
@@ -69,6 +77,9 @@ def predict(
         for value, structure in zip(values, chosen):
             if not np.isfinite(value):
                 raise ValueError(f"the prediction is {value} ({structure.data.num_nodes} atoms)")
+        for number, reason in contacts.find(unpack(model, batch)).items():
+            text = f"warning: molecule {chosen[number].described}: {reason}"
+            tqdm.write(text, file=sys.stderr)
         parts: Sequence[Any] = [None] * len(chosen)
         if "forces" in result:
             parts = result["forces"].cpu().split([it.data.num_nodes for it in chosen])

@@ -2,8 +2,6 @@ r"""Molecules to predict, read from files, with those that cannot be read named.
 
 import re
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +16,9 @@ from ..data.ase import read_frames
 from ..data.flat import FlatMolecules
 from ..data.smiles import from_smiles
 from ..datasets.arrays import read_arrays
+from ..datasets.npz import open_npz
 from ..datasets.own import read_by_ase
+from ..storage import CorruptFileError
 from .flags import UsageError
 
 T = TypeVar("T")
@@ -74,6 +74,11 @@ class Structure:
         """Name and line, as far as there are any, for messages."""
         return _label(self.name, self.line)
 
+    @property
+    def described(self) -> str:
+        """Number and label, for messages."""
+        return f"{self.number} ({self.label})" if self.label else f"{self.number}"
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -118,6 +123,8 @@ def read_structures(
     }
     try:
         return kinds.get(path.suffix.lower(), _read_frames)(path, failures)
+    except CorruptFileError:
+        raise  # it names the file
     except ValueError as error:
         raise ValueError(f"'{path}': {error}") from error
 
@@ -232,13 +239,8 @@ def _from_record(record: str) -> Data:
 
 
 def _read_npz(path: Path, failures: Failures) -> list[Structure]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError("this is no .npz file, whatever its name")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"it is damaged ({error}): fetch it again") from error
+    with open_npz(path) as file:
+        arrays = dict(file)
     unit = str(np.asarray(arrays.get("r_unit", "Ang")).astype(str))
     if unit != "Ang":
         raise ValueError(f"positions must be in angstrom (got {unit}): convert them")

@@ -93,6 +93,12 @@ class FlatMolecules:
             )
         flat.atoms["z"] = torch.from_numpy(z.astype(np.int64))
         flat.atoms["pos"] = torch.from_numpy(np.ascontiguousarray(pos)).to(dtype)
+        if not (finite := flat.atoms["pos"].isfinite().all(dim=1)).all():
+            atom = int(finite.byte().argmin())
+            raise ValueError(
+                f"{flat.place(atom, what)} is at {pos[atom].tolist()}, too far away for {dtype}: "
+                f"leave that {what} out"
+            )
         if pbc is not None and pbc.any():
             cell = _checked_cells(cell, pbc, what)
             flat.molecules["cell"] = torch.from_numpy(cell).to(dtype)

@@ -135,9 +135,10 @@ def _fill(raw: RawConformations, where: slice, rows: list[Row], path: Path) -> N
     raw.id[where] = [row[0] for row in rows]
     raw.z[where] = np.frombuffer(b"".join(row[1] for row in rows), "<i4").reshape(-1, _NUM_ATOMS)
     positions = np.frombuffer(b"".join(row[2] for row in rows), "<f8")
-    raw.pos[where] = positions.reshape(-1, _NUM_ATOMS, 3)
-    raw.energy[where] = [energy for energy, _ in values]
-    raw.force[where] = np.array([force for _, force in values])
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        raw.pos[where] = positions.reshape(-1, _NUM_ATOMS, 3)
+        raw.energy[where] = [energy for energy, _ in values]
+        raw.force[where] = np.array([force for _, force in values])
     if wrong := np.flatnonzero((np.sort(raw.z[where]) != COMPOSITION).any(axis=1)).tolist():
         found = raw.z[where][wrong[0]].tolist()
         raise ValueError(f"row {rows[wrong[0]][0]} of '{path}' is not C7O2H10 (got {found})")

@@ -13,13 +13,13 @@ from .download import RemoteFile
 from .md17_files import (
     COMPOSITIONS,
     RawFrames,
-    check_npz,
     has_splits,
     read_frames,
     read_split,
     split_file,
 )
 from .molecules import InMemoryMolecules, check_cutoff, check_energy_unit
+from .npz import check_npz
 
 UNITS = {"pos": "Ang", "energy": "kcal/mol", "force": "kcal/mol/Ang"}
 

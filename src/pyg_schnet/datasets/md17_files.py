@@ -11,15 +11,12 @@ number of the frame     (``frame``)        ``old_indices``     ``[M]``
 ======================= ================== =================== ==============================
 """
 
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
+
+from .npz import open_npz
 
 # How often C, H, N and O occur; a file with other atoms is that of another molecule.
 COMPOSITIONS = {
@@ -69,11 +66,11 @@ def read_frames(path: Path, molecule: str, rows: np.ndarray | None = None) -> Ra
     Raises:
         ValueError: If the file is damaged, or is not the trajectory of that molecule.
     """
-    with _open(path) as arrays:
+    with open_npz(path) as arrays:
         keys = _REVISED_KEYS if "coords" in arrays else _KEYS
         for key in keys[:4]:
             if key not in arrays:
-                raise ValueError(f"'{path}' has no array '{key}' (got {sorted(arrays.files)})")
+                raise ValueError(f"'{path}' has no array '{key}' (got {sorted(arrays)})")
         z = arrays[keys[0]]
         _check_molecule(path, z, molecule)
 
@@ -98,7 +95,7 @@ def read_frames(path: Path, molecule: str, rows: np.ndarray | None = None) -> Ra
 
 def has_splits(path: Path) -> bool:
     """Whether a trajectory says itself which frames belong to the official splits."""
-    with _open(path) as arrays:
+    with open_npz(path) as arrays:
         return "split_member" in arrays
 
 
@@ -122,7 +119,7 @@ def read_split(path: Path, folder: Path, split: int, train: bool) -> np.ndarray:
     """
     part = "train" if train else "test"
     if has_splits(path):
-        with _open(path) as arrays:
+        with open_npz(path) as arrays:
             names, member = arrays["split_names"].tolist(), arrays["split_member"]
         if f"{part}_{split:02d}" not in names:
             raise ValueError(f"'{path}' has no split '{part}_{split:02d}' (got {names})")
@@ -145,12 +142,6 @@ def split_file(split: int, train: bool) -> str:
     return f"index_{'train' if train else 'test'}_{split:02d}.csv"
 
 
-def check_npz(path: Path) -> None:
-    """Raises ``ValueError`` if this is no npz file; damage inside shows when it is read."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"'{path}' is no npz or zip file")
-
-
 def _read(
     array: np.ndarray, what: str, shape: tuple[int, ...], dtype: type, rows: np.ndarray | None
 ) -> np.ndarray:
@@ -160,7 +151,8 @@ def _read(
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{what} must hold numbers (got {array.dtype})")
     array = array.reshape(shape)
-    array = (array if rows is None else array[rows]).astype(dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused below
+        array = (array if rows is None else array[rows]).astype(dtype, copy=False)
     finite = np.isfinite(array)
     if not finite.all():
         row = int(np.argmin(finite.reshape(len(array), -1).all(axis=1)))
@@ -185,14 +177,3 @@ def _check_rows(path: Path, rows: np.ndarray | None, num_frames: int) -> None:
         raise ValueError(
             f"'{path}' has {num_frames} frames, but the list names number {rows.max()}, from 0"
         )
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[NpzFile]:
-    """Opens an npz file; whatever is wrong with it becomes a ``ValueError``."""
-    check_npz(path)
-    try:
-        with np.load(path) as arrays:
-            yield arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"'{path}' is damaged ({error})") from error

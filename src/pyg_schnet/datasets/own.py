@@ -3,8 +3,6 @@ r"""The user's own molecules as a data set."""
 import sqlite3
 import sys
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -18,11 +16,13 @@ from tqdm import tqdm
 from ..data.ase import read_frames
 from ..data.flat import FlatMolecules, LabelNames, label_names
 from ..data.smiles import from_smiles
+from ..storage import CorruptFileError
 from .arrays import kept, read_arrays
 from .collated import collate
 from .data_objects import collate_objects
 from .label_units import all_units, given_units, model_units
 from .molecules import InMemoryMolecules, check_cutoff, check_energy_unit
+from .npz import open_npz
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -117,14 +117,12 @@ class MoleculeDataset(InMemoryMolecules):
         _check_options(**options)
         try:
             if path.suffix == ".npz":
-                if not zipfile.is_zipfile(path):
-                    raise ValueError("this is no .npz file, whatever its name")
-                with np.load(path, allow_pickle=False) as arrays:
+                with open_npz(path) as arrays:
                     return cls.from_arrays(arrays, labels=labels, units=units, keep=keep, **options)
             frames = read_by_ase(path)
             return cls.from_ase(frames, labels=labels, units=units, keep=keep, **options)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise ValueError(f"'{path}' is damaged ({error}): fetch it again") from error
+        except CorruptFileError:
+            raise  # it names the file
         except ValueError as error:
             raise ValueError(f"'{path}': {error}") from error
 

@@ -8,6 +8,9 @@ from ..ops import dispatch
 from .lattice import Lattice, completed
 from .pairs import images_within, in_order
 
+# Vesin refuses radii next to nothing; of a larger one too many pairs come, which does no harm.
+_SHORTEST = 1e-3
+
 
 def linear_pairs(pos: Tensor, r: float, lattice: Lattice) -> tuple[Tensor, Tensor]:
     """Edges ``[2, E]`` and shifts ``[E, 3]`` of one system, open or periodic.
@@ -20,7 +23,7 @@ def linear_pairs(pos: Tensor, r: float, lattice: Lattice) -> tuple[Tensor, Tenso
     along = (lattice.dual != 0).any(dim=1)  # [1, 3]
     box = completed(lattice.vectors.double(), along)[0].cpu().numpy()
     search = NeighborList(
-        cutoff=float(lattice.radius[0]),
+        cutoff=max(float(lattice.radius[0]), _SHORTEST),
         full_list=False,
         n_threads=1 if dispatch.forked else torch.get_num_threads(),
     )

@@ -1,10 +1,9 @@
 r"""A calculator for ASE (`Larsen et al. 2017 <https://doi.org/10.1088/1361-648X/aa680e>`_)."""
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ try:
         PropertyNotImplementedError,
         all_changes,
     )
-    from ase.data import covalent_radii
     from ase.outputs import Properties
     from ase.stress import full_3x3_to_voigt_6_stress
 except ImportError as error:
@@ -27,10 +25,10 @@ except ImportError as error:
 from ..data.units import convert
 from ..graph import NeighborList
 from ..nn import Ensemble, SchNet
+from ..nn.contacts import Contacts, Domain, check_domain
 from ..nn.ensemble import evaluated
 from ..nn.system import System
 from ..training.saved import load_model
-from .contacts import Contacts
 from .models import (
     SMALL,
     check_target,
@@ -65,10 +63,11 @@ class SchNetCalculator(Calculator):
         dtype: ``torch.float32`` or ``torch.float64``; that of the model if ``None``. Double
             precision evaluates filters without tables, which takes several times as long.
         skin: How far beyond the cutoff to search neighbours, in angstrom; 0 searches in each step.
-        domain: What to do about atoms that collide, closer than half the sum of their covalent
-            radii: ``"warn"`` (once), ``"raise"`` or ``"ignore"``. Species that the model was not
-            trained on, coincident atoms, and distances beyond the range of filters without envelope
-            are always errors.
+        domain: What to do about atoms closer than 0.9 of the closest in the training data (of a
+            model that does not know these, than half the sum of covalent radii), see
+            :class:`~pyg_schnet.nn.contacts.Contacts`: ``"warn"`` (once), ``"raise"`` or
+            ``"ignore"``. Species that the model was not trained on, coincident atoms, and distances
+            beyond the range of filters without envelope are always errors.
         **kwargs: Arguments of ASE's ``Calculator``.
 
     Raises:
@@ -92,7 +91,7 @@ class SchNetCalculator(Calculator):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         skin: float = 1.0,
-        domain: Literal["warn", "raise", "ignore"] = "warn",
+        domain: Domain = "warn",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -101,8 +100,6 @@ class SchNetCalculator(Calculator):
         check_target(model)
         if not 0 <= skin < math.inf:
             raise ValueError(f"'skin' must be finite and not negative (got {skin})")
-        if domain not in ("warn", "raise", "ignore"):
-            raise ValueError(f"'domain' must be 'warn', 'raise' or 'ignore' (got '{domain}')")
         self._factor = convert(1.0, energy_unit(model, units, "SchNetCalculator"), "eV")
         self.model: SchNet | Ensemble
         self._potential = None
@@ -111,10 +108,8 @@ class SchNetCalculator(Calculator):
             self.model = self._potential.model
         else:
             self.model = prepared(model, device, dtype)
-        self.domain = domain
         self._averages = members(self.model)[0].config["readout"] == "mean"
-        self._warned = False
-        self._contacts = Contacts(torch.from_numpy(covalent_radii))
+        self._contacts = Contacts(members(self.model), domain)
         self._neighbors = None
         if skin > 0 and all(map(takes_edges, members(self.model))):
             self._neighbors = NeighborList(self.model.cutoff, skin)
@@ -123,6 +118,15 @@ class SchNetCalculator(Calculator):
                 *_PROPERTIES,
                 *("energy_std", "forces_std", "energies_std", "stress_std"),
             ]
+
+    @property
+    def domain(self) -> Domain:
+        """What to do about atoms that are too close."""
+        return self._contacts.domain
+
+    @domain.setter
+    def domain(self, domain: Domain) -> None:
+        self._contacts.domain = check_domain(domain)
 
     @classmethod
     def from_checkpoint(
@@ -175,7 +179,7 @@ class SchNetCalculator(Calculator):
 
         Raises:
             ValueError: If the model refuses the structure, or with ``domain="raise"`` if atoms
-                collide.
+                are too close.
             PropertyNotImplementedError: If a stress is asked for that does not exist.
             CalculationFailed: If a result is not finite.
         """
@@ -198,15 +202,17 @@ class SchNetCalculator(Calculator):
         if periodic:
             cell = torch.from_numpy(atoms.cell.array).to(device, finest_dtype(device)).unsqueeze(0)
             pbc = torch.from_numpy(atoms.pbc).to(device).unsqueeze(0)
+        system = System(z, pos, None, None, None, cell, pbc, 1)
         if self._potential is not None and not periodic and len(atoms) <= SMALL:
             result = self._by_potential(numbers, atoms.positions)
         else:
-            edges = self._edges(pos, cell, pbc)
-            system = System(z, pos, None, *edges, cell, pbc, 1)
+            edge_index, edge_shift = self._edges(pos, cell, pbc)
+            system = system._replace(edge_index=edge_index, edge_shift=edge_shift)
             found = evaluated(self.model, system, with_stress)
             result = {name: value.detach().cpu().numpy() for name, value in found.items()}
-        self._check_domain(z, pos, cell, pbc)
-        self.results = self._converted(result)
+        results = self._converted(result)
+        self._contacts.check(system)
+        self.results = results
 
     def _by_potential(self, numbers: np.ndarray, positions: np.ndarray) -> dict[str, Any]:
         assert self._potential is not None
@@ -225,19 +231,6 @@ class SchNetCalculator(Calculator):
         if cell is None:
             return self._neighbors(pos), None
         return self._neighbors(pos, None, cell, pbc)
-
-    def _check_domain(
-        self, z: Tensor, pos: Tensor, cell: Tensor | None, pbc: Tensor | None
-    ) -> None:
-        if self.domain == "ignore" or (self._warned and self.domain == "warn"):
-            return
-        message = self._contacts(z, pos, cell, pbc)
-        if message is None:
-            return
-        if self.domain == "raise":
-            raise ValueError(message)
-        self._warned = True
-        warnings.warn(f"{message} (this is said once)", stacklevel=2)
 
     def _converted(self, result: dict[str, np.ndarray]) -> dict[str, Any]:
         """Arrays in the units of ASE."""

@@ -18,6 +18,7 @@ except ImportError as error:
 from ..data.units import convert
 from ..graph import NeighborList
 from ..nn import SchNet, inference
+from ..nn.contacts import Contacts, Domain
 from ..nn.system import System
 from ..nn.unpack import plain
 from .models import SMALL, check_target, energy_unit, freeze_for_dynamics, takes_edges
@@ -47,6 +48,10 @@ class SchNetModel(ModelInterface):
         skin: How far beyond the cutoff to search neighbours of periodic and of large systems, in
             angstrom. They are searched again only when an atom has moved by more than half of it;
             0 searches in each step.
+        domain: What to do about atoms closer than 0.9 of the closest in the training data (of a
+            model that does not know these, than half the sum of covalent radii), see
+            :class:`~pyg_schnet.nn.contacts.Contacts`: ``"warn"`` (once), ``"raise"`` or
+            ``"ignore"``. Whatever the model refuses is always an error.
 
     Raises:
         TypeError: If this is no model.
@@ -71,6 +76,7 @@ class SchNetModel(ModelInterface):
         compute_stress: bool = False,
         units: str | None = None,
         skin: float = 1.0,
+        domain: Domain = "warn",
     ):
         super().__init__()
         if not isinstance(model, SchNet):
@@ -83,6 +89,7 @@ class SchNetModel(ModelInterface):
         self._factor = convert(1.0, energy_unit(model, units, "SchNetModel"), "eV")
         self.model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         freeze_for_dynamics(self.model)
+        self._contacts = Contacts([self.model], domain)
         self._dtype = dtype
         self._compute_forces = compute_forces
         self._compute_stress = compute_stress
@@ -130,7 +137,8 @@ class SchNetModel(ModelInterface):
             See the class.
 
         Raises:
-            ValueError: If the state is of another dtype or device, or the model refuses a system.
+            ValueError: If the state is of another dtype or device, or the model refuses a system,
+                or with ``domain="raise"`` if atoms are too close.
             FloatingPointError: If an energy or force is not finite.
         """
         for name in ("dtype", "device"):
@@ -155,6 +163,7 @@ class SchNetModel(ModelInterface):
                     f"the model gives '{name}' that is not finite: its weights may be damaged, or "
                     "atoms too close together"
                 )
+        self._contacts.check(system)
         if self._compute_stress:
             nothing = state.cell.new_full(state.cell.shape, math.nan)
             named["stress"] = nothing if result.stress is None else result.stress

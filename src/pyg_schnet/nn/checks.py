@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..data.species import NUM_SPECIES
-from ..graph.checks import check_batch, check_positions
+from ..graph.checks import check_batch, check_positions, check_tensor
 from ..ops.geometry import are_sound
 
 
@@ -26,7 +26,8 @@ def check_atoms(
         TypeError: If a tensor has the wrong kind of numbers.
         ValueError: If anything else is wrong; the message names the atom and the value.
     """
-    if z.is_floating_point() or z.dtype == torch.bool:
+    check_tensor("z", z)
+    if z.is_floating_point() or z.is_complex() or z.dtype == torch.bool:
         raise TypeError(f"'z' must hold integers, the atomic numbers (got {z.dtype})")
     if z.dim() != 1:
         raise ValueError(f"'z' must have shape [N] (got {list(z.shape)})")
@@ -61,6 +62,7 @@ def check_edges(edge_index: Tensor, batch: Tensor) -> None:
         TypeError: If they are no integers.
         ValueError: If an index is out of range or an edge joins two molecules.
     """
+    check_tensor("edge_index", edge_index)
     if edge_index.dtype != torch.long:
         raise TypeError(f"'edge_index' must be int64 (got {edge_index.dtype})")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
@@ -91,6 +93,7 @@ def check_shifts(edge_shift: Tensor, edge_index: Tensor, batch: Tensor, periodic
         TypeError: If they are no numbers.
         ValueError: If there is not one row per edge, or a row is no image of its system.
     """
+    check_tensor("edge_shift", edge_shift)
     if edge_shift.dtype == torch.bool or edge_shift.is_complex():
         raise TypeError(f"'edge_shift' must hold numbers (got {edge_shift.dtype})")
     if edge_shift.shape != (edge_index.size(1), 3):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from . import inference
+from .contacts import Contacts, Domain
 from .schnet import SchNet
 from .system import System
 from .unpack import unpack
@@ -96,7 +97,13 @@ class Ensemble(nn.Module):
         return self
 
     def predict(
-        self, data: Data, forces: bool = True, *, stress: bool = False, energies: bool = False
+        self,
+        data: Data,
+        forces: bool = True,
+        *,
+        stress: bool = False,
+        energies: bool = False,
+        domain: Domain = "ignore",
     ) -> dict[str, Tensor]:
         r"""Predicts mean and standard deviation.
 
@@ -105,6 +112,7 @@ class Ensemble(nn.Module):
             forces: Whether to compute forces.
             stress: Whether to compute the stress.
             energies: Whether to return the atom-wise contributions.
+            domain: As there; what counts is the closest distance that all members were trained on.
 
         Returns:
             What :meth:`SchNet.predict` returns, averaged over the members, and beside each entry
@@ -113,12 +121,15 @@ class Ensemble(nn.Module):
         """
         with torch.inference_mode(False):
             systems = [unpack(member, data) for member in self]
-        return _combined(
+        contacts = Contacts(list(self), domain, keep=False)
+        result = _combined(
             [
                 inference.named(member, system, forces, stress, energies)
                 for member, system in zip(self, systems)
             ]
         )
+        contacts.check(systems[0], stacklevel=2)
+        return result
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} x {self[0]!r})"

@@ -53,14 +53,75 @@ def load(
             f"the model in '{path}' had a {had} in place of the filters on Gaussians: give "
             "SchNet.load the 'filter' function that makes them"
         )
-    model = kind(**header["config"], interaction_graph=interaction_graph, filter=filter)
+    model = build(kind, path, header["config"], tensors, interaction_graph, filter)
     if (made := other_filter(model)) != had:
         raise ValueError(
             f"the model in '{path}' had filters of another kind ({had or 'GaussianFilter'}) than "
             f"the 'filter' function makes ({made or 'GaussianFilter'}): give the one it had"
         )
-    _fill(model, path, tensors)
+    fill(model, path, tensors)
     return model
+
+
+def build(
+    kind: Any,
+    path: str | Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    interaction_graph: Any = None,
+    filter: Callable[[], nn.Module] | None = None,
+) -> Any:
+    """Makes the network that settings in a file describe, with weights yet to be filled in.
+
+    Args:
+        kind: The class.
+        path: The file, for errors.
+        config: The settings.
+        tensors: All weights, which tell the sizes too.
+        interaction_graph: See :meth:`SchNet.load`.
+        filter: As that.
+
+    Raises:
+        CorruptFileError: If the sizes are others, before anything is made of such sizes, or the
+            settings make no sense.
+        ValueError: If settings or functions contradict each other.
+    """
+    _check_sizes(path, config, tensors, by_config=filter is None)
+    try:
+        return kind(**config, interaction_graph=interaction_graph, filter=filter)
+    except (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        if filter is not None or interaction_graph is not None:
+            raise  # it may be theirs
+        raise CorruptFileError(
+            f"'{path}' is damaged: its settings make no sense ({type(error).__name__}: {error})"
+        ) from error
+
+
+# By which shape of which tensor a setting shows.
+_SIZES = {
+    "hidden_channels": ("embedding.weight", 1),
+    "num_filters": ("interactions.0.conv.lin1.weight", 0),
+    "num_gaussians": ("interactions.0.conv.filter.basis.offset", 0),
+}
+
+
+def _check_sizes(
+    path: str | Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], by_config: bool
+) -> None:
+    """Compares settings with tensors; that of the Gaussians only if filters are made by it."""
+    names = [name.split(".") for name in tensors]
+    found = {"num_interactions": len({n[1] for n in names if n[0] == "interactions"})}
+    for setting, (name, axis) in _SIZES.items():
+        if not by_config and setting == "num_gaussians":
+            continue
+        if name in tensors and tensors[name].dim() > axis:
+            found[setting] = tensors[name].size(axis)
+    for setting, size in found.items():
+        if setting in config and config[setting] != size:
+            raise CorruptFileError(
+                f"the tensors in '{path}' are not those of its settings (size mismatch): "
+                f"'{setting}' is {config[setting]!r} and should be {size}"
+            )
 
 
 def _check_header(kind: Any, path: str | Path, header: Mapping[str, Any]) -> None:
@@ -80,12 +141,24 @@ def _check_header(kind: Any, path: str | Path, header: Mapping[str, Any]) -> Non
         )
 
 
-def _fill(model: Any, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    if "embedding.weight" in tensors:
-        model.to(tensors["embedding.weight"].dtype)
+def fill(model: Any, path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Gives a network the weights in a file, in their type.
+
+    Raises:
+        CorruptFileError: If they are those of another network.
+    """
+    weight = tensors.get("embedding.weight")
+    if weight is not None and weight.is_floating_point():
+        model.to(weight.dtype)
+    for name, ours in model.state_dict().items():
+        if name in tensors and tensors[name].is_floating_point() != ours.is_floating_point():
+            raise CorruptFileError(
+                f"the tensors in '{path}' are not those of its settings: '{name}' should be "
+                f"{ours.dtype} (got {tensors[name].dtype})"
+            )
     try:
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
         raise CorruptFileError(
             f"the tensors in '{path}' are not those of its settings: {error}"
         ) from error

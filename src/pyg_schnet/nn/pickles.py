@@ -6,6 +6,7 @@ knows the name of its class and its state, and does nothing.
 """
 
 import io
+import math
 import pickle
 import struct
 import sys
@@ -22,6 +23,8 @@ from ..storage import CorruptFileError
 
 # What the format before PyTorch 1.6 begins with.
 _MAGIC = 0x1950A86A20F9469CFC6C
+# So many numbers may be made of fewer, by strides of zero.
+_EXPANDED = 1 << 20
 _DTYPES = {
     "BFloat16Storage": torch.bfloat16,
     "BoolStorage": torch.bool,
@@ -135,8 +138,12 @@ class _Function:
         raise pickle.UnpicklingError("the file tries to change a function")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Resolves names to tensors, containers and records; never imports."""
+class _Unpickler(pickle._Unpickler):
+    """Resolves names to tensors, containers and records; never imports.
+
+    It is that in Python: the one in C makes room for as many numbered objects as an opcode says,
+    and four bytes in a file of hundreds can ask for 32 GB.
+    """
 
     def __init__(self, file: BinaryIO, storage: Callable[..., Tensor]):
         super().__init__(file, encoding="latin-1")
@@ -166,6 +173,10 @@ class _Unpickler(pickle.Unpickler):
 
 def _rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
     # A view, refused if it reaches beyond the storage; the old format fills storages afterwards.
+    if math.prod(size) > max(storage.numel(), _EXPANDED):
+        raise pickle.UnpicklingError(
+            f"a tensor of shape {list(size)} out of {storage.numel()} numbers"
+        )
     return storage.as_strided(tuple(size), tuple(stride), offset)
 
 

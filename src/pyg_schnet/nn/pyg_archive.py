@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..data.units import BOHR
+from ..storage import CorruptFileError
 from .convert_schnetpack import from_schnetpack
 from .pickles import load_records
 from .readout import DipoleReadout
@@ -82,8 +83,11 @@ def _find(path: Path, folder: str) -> Path | io.BytesIO:
         )
     if not zipfile.is_zipfile(path):
         raise ValueError(f"'{path}' is not a zip archive: give trained_schnet_models.zip")
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(f"{folder}/best_model"):
-                return io.BytesIO(archive.read(name))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(f"{folder}/best_model"):
+                    return io.BytesIO(archive.read(name))
+    except Exception as error:  # damage shows in many ways
+        raise CorruptFileError(f"'{path}' is damaged ({error}): fetch it again") from error
     raise FileNotFoundError(f"there is no '{folder}/best_model' in '{path}'")

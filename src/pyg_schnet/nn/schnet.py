@@ -1,5 +1,6 @@
 r"""SchNet: embedding, interaction blocks, readout."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from torch_geometric.data import Data
 
 from ..data.species import NUM_SPECIES
 from . import checks, edges, files, inference
+from .contacts import Contacts, Domain
 from .conv import SchNetConv
 from .filters import GaussianFilter
 from .interaction import InteractionBlock
@@ -70,6 +72,7 @@ class SchNet(Portable, nn.Module):
     """
 
     species: Tensor
+    closest: Tensor
 
     def __init__(
         self,
@@ -153,6 +156,9 @@ class SchNet(Portable, nn.Module):
             )
         # Atomic numbers the model knows; training narrows it to what it has seen.
         self.register_buffer("species", torch.ones(NUM_SPECIES, dtype=torch.bool))
+        # Closest distances of two species in the training data; infinite where nobody knows any.
+        closest = torch.full((NUM_SPECIES, NUM_SPECIES), math.inf)
+        self.register_buffer("closest", closest)
         #: Whether to refuse others; ``evaluate`` does not, since it measures the error.
         self.refuse_unknown_species = True
 
@@ -241,7 +247,7 @@ class SchNet(Portable, nn.Module):
         return [block.conv for block in self.interactions]  # type: ignore[misc]
 
     def reset_parameters(self) -> None:
-        """Draws new weights; offsets and known species stay."""
+        """Draws new weights; offsets and what is known of the training data stay."""
         self.embedding.reset_parameters()
         for interaction in self.interactions:
             interaction.reset_parameters()  # type: ignore[operator] # modules are untyped in lists
@@ -291,6 +297,7 @@ class SchNet(Portable, nn.Module):
         stress: bool = False,
         energies: bool = False,
         features: bool = False,
+        domain: Domain = "ignore",
     ) -> dict[str, Tensor]:
         r"""Predicts the target, and forces if it is an energy.
 
@@ -306,6 +313,10 @@ class SchNet(Portable, nn.Module):
             stress: Whether to compute the stress, for which all systems need a cell.
             energies: Whether to return the atom-wise contributions.
             features: Whether to return the learned atom features.
+            domain: What to do about atoms closer than 0.9 of the closest in the training data:
+                ``"warn"``, ``"raise"`` or ``"ignore"``, see
+                :class:`~pyg_schnet.nn.contacts.Contacts`. It takes about as long as half a
+                prediction of a small molecule; calculators and ``pyg_schnet.predict`` do it anyway.
 
         Returns:
             A dictionary with
@@ -317,10 +328,16 @@ class SchNet(Portable, nn.Module):
             - ``"energies"``: ``[N]``, float64, the contributions of the atoms, whose sum (or
               mean) is the target; partial charges for a dipole moment
             - ``"features"``: ``[N, F]``
+
+        Raises:
+            ValueError: As :meth:`forward`, and with ``domain="raise"``.
         """
         with torch.inference_mode(False):
             system = unpack(self, data)
-        return inference.named(self, system, forces, stress, energies, features)
+        contacts = Contacts([self], domain, keep=False)
+        result = inference.named(self, system, forces, stress, energies, features)
+        contacts.check(system, stacklevel=2)
+        return result
 
     def _evaluate(self, system: System) -> tuple[Tensor, Tensor, Tensor]:
         """The target ``[B, 1]``, contributions of the atoms ``[N]`` and features ``[N, F]``."""
@@ -334,6 +351,11 @@ class SchNet(Portable, nn.Module):
             x = x + interaction(x, plan, edge_weight)
         output, contributions = self.readout(x, z, pos, batch, batch_size)
         return output, contributions, x
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Files of earlier versions do not know how close the atoms of their training data came.
+        state_dict.setdefault(f"{prefix}closest", torch.full_like(self.closest, math.inf))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __repr__(self) -> str:
         shown = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")

@@ -1,9 +1,10 @@
 r"""Checkpoints: everything a run needs to go on as if nothing had happened."""
 
+import copy
 import os
 import shutil
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,23 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from ..nn import SchNet
+from ..nn import SchNet, files
 from ..storage import CorruptFileError, load_tensors, save_tensors
 from .config import TrainConfig
-from .distributed import World
+from .distributed import LostProcessError, World
 from .random_state import restore_random_state
 
 _KIND = "training checkpoint"
 LAST = "last.safetensors"
+# What the header has, and of which kind.
+_HEADER: dict[str, type] = {
+    "model": dict,
+    "train": dict,
+    "progress": dict,
+    "param_groups": list,
+    "fingerprints": dict,
+    "dtype": str,
+}
 
 
 @dataclass
@@ -61,6 +71,19 @@ class Progress:
     def validated(self) -> bool:
         """Whether the present weights have been validated."""
         return bool(self.history) and self.history[-1]["step"] == self.step
+
+    def check(self) -> None:
+        """Compares the fields with what they are at the start of a run.
+
+        Raises:
+            TypeError: If one is of another kind.
+        """
+        for one in fields(self):
+            value, usual = getattr(self, one.name), getattr(Progress(), one.name)
+            numbers = isinstance(usual, int | float)
+            right = isinstance(value, int | float) if numbers else isinstance(value, type(usual))
+            if not right or (type(usual) is int and value != int(value)):
+                raise TypeError(f"'{one.name}' of the progress is {value!r}")
 
     def enter(self, epoch: float, lr: float, errors: dict[str, float], score: float) -> bool:
         """Enters a validation in the history.
@@ -192,24 +215,49 @@ def load_checkpoint(
     _compare(path, "dtype", _differences({"dtype": header["dtype"]}, {"dtype": dtype}))
     _compare(path, "training", config.differences(header["train"]))
     for name, saved in header["fingerprints"].items():
-        if saved != fingerprints[name]:
+        if saved != fingerprints.get(name):
             raise ValueError(
                 f"'{path}' is a checkpoint of other {name} data: resume with the same molecules "
                 "in the same order, or start in another directory"
             )
-    model.load_state_dict(_below(tensors, "model."))
-    average.load_state_dict(_below(tensors, "average."))
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in _below(tensors, "optimizer.").items():
-        index, slot = name.split(".", 1)
-        slots.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": header["param_groups"]})
-    states = _below(tensors, _random_name(world.rank))
-    if states:
-        restore_random_state(states, model.embedding.weight.device)
-    else:
-        world.seed_apart(tensors[f"{_random_name(0)}cpu"])
-    return Progress(**header["progress"]), _below(tensors, "best.") or None
+    best = _below(tensors, "best.") or None
+    try:
+        progress = Progress(**header["progress"])
+        progress.check()
+        model.load_state_dict(_below(tensors, "model."))
+        average.load_state_dict(_below(tensors, "average."))
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, value in _below(tensors, "optimizer.").items():
+            index, slot = name.split(".", 1)
+            slots.setdefault(int(index), {})[slot] = value
+        _check_slots(slots, optimizer)
+        optimizer.load_state_dict({"state": slots, "param_groups": header["param_groups"]})
+        if best is not None:
+            copy.deepcopy(model).load_state_dict(best)
+        states = _below(tensors, _random_name(world.rank))
+        if states:
+            restore_random_state(states, model.embedding.weight.device)
+        else:
+            world.seed_apart(tensors[f"{_random_name(0)}cpu"])
+    except LostProcessError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CorruptFileError(
+            f"'{path}' is damaged: a part of the run is missing or of another kind "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return progress, best
+
+
+def _check_slots(slots: dict[int, dict[str, Tensor]], optimizer: Optimizer) -> None:
+    """Refuses states of other parameters, which the optimiser would take."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, state in slots.items():
+        for name, value in state.items():
+            if value.numel() not in (1, parameters[index].numel()):
+                raise ValueError(f"'{name}' of parameter {index} has {value.numel()} numbers")
+            if not value.is_floating_point():
+                raise TypeError(f"'{name}' of parameter {index} holds {value.dtype}")
 
 
 def load_averaged(path: Path) -> SchNet:
@@ -223,16 +271,22 @@ def load_averaged(path: Path) -> SchNet:
         CorruptFileError: If it is damaged or no training checkpoint.
     """
     tensors, header = _load(path)
-    model = SchNet(**header["model"])
     weights = _below(tensors, "average.module.")
-    model.to(weights["embedding.weight"].dtype)
-    model.load_state_dict(weights)
+    model = files.build(SchNet, path, header["model"], weights)
+    files.fill(model, path, weights)
     return model
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        return load_tensors(path, _KIND)
+        tensors, header = load_tensors(path, _KIND)
+        for name, kind in _HEADER.items():
+            if not isinstance(header.get(name), kind):
+                raise CorruptFileError(
+                    f"'{path}' is damaged: '{name}' in its header should be a {kind.__name__} (got "
+                    f"{type(header.get(name)).__name__})"
+                )
+        return tensors, header
     except CorruptFileError as error:
         earlier = _earlier(path.parent, 1)
         if path.name == LAST and earlier.exists():

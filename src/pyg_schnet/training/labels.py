@@ -309,15 +309,6 @@ def fit_offsets(model: SchNet, data: Labelled, force_scale: float | None = None)
     model.readout.offsets.set(statistics.mean, std, references)
 
 
-def learn_species(model: SchNet, z: Tensor) -> None:
-    """Tells a model which species it is trained on, beside those it already was."""
-    species = torch.zeros_like(model.species)
-    species[0] = True
-    species[z.long().to(species.device)] = True
-    fresh = bool(model.species.all())
-    model.species.copy_(species if fresh else model.species | species)
-
-
 def _origin(dataset: Any) -> Any:
     """The data set behind views such as ``torch.utils.data.Subset``."""
     while not hasattr(dataset, "target_index") and hasattr(dataset, "dataset"):

@@ -13,6 +13,7 @@ from ..nn.readout import AtomwiseReadout
 from ..ops import keep_freed_memory
 from .config import TrainConfig
 from .distributed import LostProcessError, World
+from .domain import learn_domain
 from .interrupt import stop_on_signal
 from .labels import (
     Labelled,
@@ -21,7 +22,6 @@ from .labels import (
     fit_offsets,
     label_reader,
     label_units,
-    learn_species,
 )
 from .lock import locked
 from .loss import derivative_scale, force_labels, stress_labels
@@ -42,7 +42,7 @@ def fit(
 ) -> list[dict[str, float]]:
     r"""Trains a model, and leaves it with the averaged weights of the best epoch so far.
 
-    1. Offsets and known species of the model are set from the training set.
+    1. Offsets, known species and closest distances of the model are set from the training set.
     2. Every epoch goes through the training set in a new order. The loss is that of
        :mod:`pyg_schnet.training.loss`, of energies, forces, stress or all of these; missing labels
        (NaN) are left out. Data without any energies will do with ``energy_weight=0``: energies are
@@ -110,6 +110,7 @@ def fit(
             scale = _check_derivative(model, "force", "/Ang", force_labels, train, val)
         if config.with_stress:
             _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
+        learn_domain(model, data.z, train)
         _prepare(model, data, scale, config)
         world.check_same(
             **{"dtype": model.embedding.weight.dtype, "training data": data.fingerprint},
@@ -198,7 +199,6 @@ def _check_derivative(
 
 
 def _prepare(model: SchNet, data: Labelled, force_scale: float | None, config: TrainConfig) -> None:
-    learn_species(model, data.z)
     given = not isinstance(model.readout, AtomwiseReadout) or not model.readout.offsets.is_neutral
     if config.offsets == "fit" and not given:
         fit_offsets(model, data, force_scale)

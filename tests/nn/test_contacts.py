@@ -39,6 +39,16 @@ def test_below_nine_tenths_of_the_closest_in_training(oh, close):
         assert "(0.900 A)" in found[0]
 
 
+def test_a_kept_look_goes_by_the_molecule_at_hand():
+    contacts = Contacts([taught(WATER)])
+    fine, close = water(1.0), water(0.8)
+    assert not contacts.find(System(fine.z, fine.pos))
+    assert contacts.find(System(fine.z, close.pos))  # the atoms have moved
+    swapped = System(torch.tensor([1, 8, 1]), fine.pos)  # H - H at 1.5 is now O - H, at 1.8 H - H
+    assert not contacts.find(swapped)
+    assert contacts.find(System(torch.tensor([1, 1, 8]), fine.pos))  # H - H at 1.0
+
+
 def test_pairs_of_other_species_have_their_own_bound():
     data = water(1.0)
     data.pos[2] = torch.tensor([1.0, 1.2, 0.0])  # H - H, below 0.9 * 1.4

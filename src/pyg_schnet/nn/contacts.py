@@ -25,6 +25,8 @@ _OF_TRAINING = 0.9
 # Sums of covalent radii are lengths of single bonds. The shortest bond there is, that of N2, has
 # 0.77 of it; half is a collision. At 300 K no pair comes that close.
 _OF_RADII = 0.5
+# Up to so many atoms, all pairs are looked at in the time of a few operators.
+_SMALL = 100
 
 
 class Contacts:
@@ -65,6 +67,7 @@ class Contacts:
         self._members = members
         self._keep = keep
         self._neighbors: NeighborList | None = None
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def check(self, system: "System", *, stacklevel: int = 1) -> None:
         """Warns or raises if there is such a pair.
@@ -103,6 +106,9 @@ class Contacts:
         if z.numel() == 0:
             return {}
         z, pos = z.long(), pos.detach()
+        alone = batch is None and cell is None
+        if self._keep and alone and z.numel() <= _SMALL and self._is_clear(z, pos):
+            return {}
         present, kind = z.unique(return_inverse=True)
         closest = self._closest(present)
         bounds = self._bounds(present, closest)
@@ -131,6 +137,15 @@ class Contacts:
             )
             found[molecule] = self._sentence(where, known, float(bounds[one, two]))
         return found
+
+    def _is_clear(self, z: Tensor, pos: Tensor) -> bool:
+        """Whether a small molecule has no such pair, in a tenth of the time of the search."""
+        if self._last is None or not torch.equal(self._last[0], z):
+            present, kind = z.unique(return_inverse=True)
+            bounds = self._bounds(present, self._closest(present))[kind][:, kind]
+            self._last = (z.clone(), bounds.fill_diagonal_(0.0).to(pos))
+        distances = torch.cdist(pos, pos, compute_mode="donot_use_mm_for_euclid_dist")
+        return not bool((distances < self._last[1]).any())
 
     @cached_property
     def _known(self) -> list["SchNet"]:

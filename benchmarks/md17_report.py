@@ -278,16 +278,23 @@ def _frames(rows: dict[str, dict]) -> list[str]:
 
 
 def draw(results: dict) -> Any:
-    """Validation errors over steps, one column of panels for each molecule; kernels are lines."""
+    """Validation errors over steps, two panels for each molecule, four molecules in a row.
+
+    Kernels are lines.
+    """
     from matplotlib.figure import Figure
 
     rows = [row for row in results["rows"].values() if "test" in row]
     named = {(row["molecule"], row["labels"]) for row in rows}
     columns = sorted(named, key=lambda name: (name[1], MOLECULES.index(name[0])))
-    width = max(1, len(columns))
-    figure = Figure(figsize=(4.5 * width, 7), dpi=120, layout="constrained")
-    panels = figure.subplots(2, width, squeeze=False)
-    for (molecule, labels), (top, bottom) in zip(columns, panels.T):
+    width, deep = min(max(1, len(columns)), 4), -(-len(columns) // 4) or 1
+    figure = Figure(figsize=(3.8 * width, 5.6 * deep), dpi=100, layout="constrained")
+    panels = figure.subplots(2 * deep, width, squeeze=False)
+    pairs = [(panels[2 * i, k], panels[2 * i + 1, k]) for i in range(deep) for k in range(width)]
+    for top, bottom in pairs[len(columns) :]:
+        top.remove()
+        bottom.remove()
+    for (molecule, labels), (top, bottom) in zip(columns, pairs):
         of = [row for row in rows if (row["molecule"], row["labels"]) == (molecule, labels)]
         for k, axes in ((1, top), (0, bottom)):
             _draw_errors(axes, of, ("energy_mae", "force_mae")[k])

@@ -5,6 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+
+# Without a GPU Triton's kernels run in its interpreter. Before PyG imports PyTorch's compiler, and
+# that Triton.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from molecules import MODELS, random_molecule, small_model
 from torch_geometric.data import Batch
 

@@ -1,12 +1,13 @@
 """Graphs and tolerances shared by the tests of the operators."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
-from pyg_schnet.ops import EdgePlan, Knots
+from pyg_schnet.ops import EdgePlan, Knots, reference
 
 # Largest deviation relative to the largest magnitude, between kernels and plain PyTorch.
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13}
@@ -24,14 +25,17 @@ class Case:
     def plan(self) -> EdgePlan:
         return EdgePlan.build(self.edge_index, self.num_nodes, self.distances, self.knots)
 
+    def to(self, device: str) -> "Case":
+        return replace(
+            self, edge_index=self.edge_index.to(device), distances=self.distances.to(device)
+        )
+
     def features(self, width: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Features of sources and destinations, a table, edge weights."""
         generator = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(
-                self.distances.dtype
-            )
+            return torch.randn(*shape, generator=generator, dtype=torch.float64).to(self.distances)
 
         num_src, num_dst = self.num_nodes
         return (
@@ -95,6 +99,15 @@ def make_case(request):
     return CASES[request.param]
 
 
+def clamp_to_intervals(case: Case) -> Case:
+    """Moves distances off knots and ends, so that finite differences see smooth pieces."""
+    h = case.knots.spacing
+    k = (case.distances / h).floor()
+    u = (case.distances / h - k).clamp(0.1, 0.9)
+    case.distances = (k + u) * h
+    return case
+
+
 def assert_close(actual: Tensor, expected: Tensor, factor: float = 1.0) -> None:
     """Compares with the tolerance of the dtype, relative to the largest element."""
     assert actual.shape == expected.shape
@@ -102,3 +115,48 @@ def assert_close(actual: Tensor, expected: Tensor, factor: float = 1.0) -> None:
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     bound = factor * TOLERANCE[expected.dtype] * max(scale, 1.0)
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=bound)
+
+
+def assert_primitives_match(kernels: ModuleType, case: Case, width: int, variants) -> None:
+    """Compares with plain PyTorch, for pairs of an order and whether edges have weights."""
+    plan = case.plan()
+    x, g, table, weight = case.features(width)
+    distances = plan.arrange(case.distances)
+    arguments = (distances, table, plan)
+    for order, weighted in variants:
+        c = weight if weighted else None
+        for transposed in (False, True):
+            features = g if transposed else x
+            assert_close(
+                kernels.reduce(features, *arguments, order, c, transposed),
+                reference.reduce(features, *arguments, order, c, transposed),
+            )
+        assert_close(
+            kernels.collect(g, x, distances, table.size(0), plan, order, c),
+            reference.collect(g, x, distances, table.size(0), plan, order, c),
+        )
+        assert_close(
+            kernels.product(g, x, *arguments, order), reference.product(g, x, *arguments, order)
+        )
+
+
+def assert_fused_match(kernels: ModuleType, case: Case, width: int) -> None:
+    """Compares what backward passes call with plain PyTorch."""
+    plan = case.plan()
+    x, g, table, s = case.features(width)
+    y = case.features(width, seed=1)[0]
+    distances = plan.arrange(case.distances)
+    for name, arguments in (
+        ("reduce_backward", (g, x, distances, table, plan)),
+        ("reduce_double_backward", (g, x, y, s, distances, table, plan)),
+    ):
+        actual = getattr(kernels, name)(*arguments)
+        for a, b in zip(actual, getattr(reference, name)(*arguments)):
+            assert_close(a, b)
+    dg, dx, dd = kernels.reduce_double_backward(g, x, y, s, distances, table, plan, False)
+    expected = reference.reduce_double_backward(g, x, y, s, distances, table, plan, False)
+    assert_close(dg, expected[0])
+    assert_close(dx, expected[1])
+    assert dd is None
+    arguments = (g, x, y, s, distances, table.size(0), plan)
+    assert_close(kernels.collect_backward(*arguments), reference.collect_backward(*arguments))

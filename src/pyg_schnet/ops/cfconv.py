@@ -24,7 +24,8 @@ def cfconv(
 
     from `SchNet: A continuous-filter convolutional neural network for modeling quantum
     interactions <https://arxiv.org/abs/1706.08566>`_. Differentiable in all tensors any number of
-    times; neither the result nor its derivatives make a tensor of shape ``[E, F]`` on the CPU.
+    times; on the CPU and on GPUs with Triton neither the result nor its derivatives make a tensor
+    of shape ``[E, F]``.
     Under autocast all of it is float32. In compiled and exported graphs it is an operator
     ``pyg_schnet::reduce``, or plain PyTorch with ``backend("reference")``.
 

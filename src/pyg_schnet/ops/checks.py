@@ -7,6 +7,15 @@ from torch import Tensor
 from .table import Knots
 
 
+def check_sizes(num_edges: int, num_src: int, num_dst: int) -> None:
+    """Refuses more than 32-bit integers can count."""
+    if max(num_edges, num_src, num_dst) >= 2**31 - 1:
+        raise ValueError(
+            f"a plan holds fewer than 2^31 edges and atoms (got {num_edges} edges from {num_src} "
+            f"to {num_dst} atoms)"
+        )
+
+
 def check_indices(edge_index: Tensor, num_src: int, num_dst: int) -> None:
     """Refuses atoms that are not there."""
     if edge_index.numel() == 0:

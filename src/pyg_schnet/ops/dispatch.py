@@ -1,5 +1,6 @@
 r"""Which kernels run: plain PyTorch, Numba on the CPU, or Triton on a GPU."""
 
+import importlib.util
 import os
 from types import ModuleType, TracebackType
 
@@ -10,6 +11,10 @@ from torch.autograd import forward_ad
 BACKENDS = ("reference", "cpu", "triton")
 
 _selected: str | None = None
+# Looked up once, without importing it: compiled graphs cannot.
+_has_triton = importlib.util.find_spec("triton") is not None
+# Whether Triton's kernels run on CPU tensors; known when "triton" is selected.
+_interpreted = False
 
 #: Whether this process is the child of a fork. OpenMP threads do not survive one, and their runtime
 #: would wait for them forever: such a process uses its own thread only, as PyTorch's loaders want.
@@ -29,15 +34,18 @@ if hasattr(os, "register_at_fork"):
 class backend:
     r"""Selects the kernels of all operators, for good or within a ``with`` block.
 
-    By default CPU tensors of float32 and float64 use the Numba kernels (``"cpu"``) and all others
-    plain PyTorch (``"reference"``). The selection holds for the whole process.
+    By default tensors of float32 and float64 use the Numba kernels (``"cpu"``) on the CPU and the
+    Triton kernels (``"triton"``) on a GPU if Triton is installed, as it is with PyTorch for CUDA on
+    Linux; all others use plain PyTorch (``"reference"``). The selection holds for the whole
+    process. Triton's kernels also run on CPU tensors, in its interpreter, if the environment
+    variable ``TRITON_INTERPRET`` is 1 before Triton is imported: slow, for tests.
 
     Args:
         name: ``"reference"``, ``"cpu"``, ``"triton"``, or ``None`` for the default.
 
     Raises:
         ValueError: If there is no backend of that name.
-        NotImplementedError: For ``"triton"``, which does not exist yet.
+        ImportError: For ``"triton"``, if Triton is not installed.
 
     >>> from pyg_schnet import ops
     >>> with ops.backend("reference"):
@@ -45,11 +53,11 @@ class backend:
     """
 
     def __init__(self, name: str | None):
-        global _selected
+        global _selected, _interpreted
         if name is not None and name not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)} (got '{name}')")
         if name == "triton":
-            raise NotImplementedError("there are no Triton kernels yet: use backend('reference')")
+            _interpreted = _triton_kernels().interpreted()
         self._previous = _selected
         _selected = name
 
@@ -72,15 +80,24 @@ def selected_backend(tensor: Tensor) -> str:
     Raises:
         ValueError: If the selected one cannot handle it.
     """
-    supported = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
-    if _selected == "cpu" and not supported:
+    device = tensor.device.type
+    real = tensor.dtype in (torch.float32, torch.float64)
+    if _selected == "cpu" and not (real and device == "cpu"):
         raise ValueError(
             "backend 'cpu' takes float32 and float64 tensors on the CPU "
             f"(got {tensor.dtype} on {tensor.device}): use backend(None) to let tensors decide"
         )
+    if _selected == "triton" and not (real and (device == "cuda" or _interpreted)):
+        raise ValueError(
+            "backend 'triton' takes float32 and float64 tensors on a GPU "
+            f"(got {tensor.dtype} on {tensor.device}): use backend(None) to let tensors decide, or "
+            "set TRITON_INTERPRET=1 before Python starts to run its kernels on the CPU"
+        )
     if _selected is not None:
         return _selected
-    return "cpu" if supported else "reference"
+    if real and device == "cpu":
+        return "cpu"
+    return "triton" if real and device == "cuda" and _has_triton else "reference"
 
 
 def has_kernels(tensor: Tensor) -> bool:
@@ -90,13 +107,27 @@ def has_kernels(tensor: Tensor) -> bool:
 
 def kernels_for(tensor: Tensor) -> ModuleType:
     """The module whose primitives run on ``tensor``."""
-    if selected_backend(tensor) == "cpu":
+    name = selected_backend(tensor)
+    if name == "cpu":
         from . import cpu
 
         return cpu
+    if name == "triton":
+        return _triton_kernels()
     from . import reference
 
     return reference
+
+
+def _triton_kernels() -> ModuleType:
+    if not _has_triton:
+        raise ImportError(
+            "backend 'triton' needs Triton, which comes with PyTorch for CUDA on Linux: install "
+            "that, 'pip install triton', or use backend('reference')"
+        )
+    from . import cuda
+
+    return cuda
 
 
 def transforming() -> bool:

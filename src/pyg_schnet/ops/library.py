@@ -31,7 +31,8 @@ def _unpack(packed: Tensor, num_src: int, num_dst: int, knots: tuple) -> EdgePla
     flag, blocks, rowptr, source, target, rowptr_t, target_t, edges_t = packed.split(
         [1, NUM_BLOCKS + 1, num_dst + 1, num_edges, num_edges, num_src + 1, num_edges, num_edges]
     )
-    symmetric = bool(flag)
+    # On a GPU the host would have to wait for the flag, which is not set there: see blocks.
+    symmetric = packed.is_cpu and bool(flag)
     return EdgePlan(
         source,
         target,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .checks import check_distances, check_indices, check_range, extent_of
+from .checks import check_distances, check_indices, check_range, check_sizes, extent_of
 from .dispatch import selected_backend, use_cpu_kernels
+from .knot_chunks import KnotChunks
 from .table import Knots
 
 # Parts of a batch that threads share out. A constant, so that no result can depend on how many
@@ -64,6 +65,7 @@ class EdgePlan:
     _edge_index: Tensor | None = field(default=None, repr=False)
     _pairs: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
     _by_knot: tuple[Knots, Tensor] | None = field(default=None, repr=False)
+    _chunks: tuple[Knots, KnotChunks] | None = field(default=None, repr=False)
 
     @classmethod
     def build(
@@ -217,6 +219,19 @@ class EdgePlan:
             self._by_knot = known
         return known[1]
 
+    def chunks_by_knot(self, distances: Tensor) -> KnotChunks:
+        r"""Edges by rising interval of the knots, in chunks, on any device; found once.
+
+        Args:
+            distances: Length of each edge, ``[E]``, in plan order. Of later calls they are not
+                looked at: that would need the host to wait.
+        """
+        knots = self.require_knots()
+        known = self._chunks
+        if known is None or known[0] != knots:
+            self._chunks = known = (knots, KnotChunks.of(distances, knots))
+        return known[1]
+
     @property
     def edge_index(self) -> Tensor:
         """The edges as the user gave them, ``[2, E]`` int64."""
@@ -288,6 +303,7 @@ def _trace(
 def _build_anywhere(
     edge_index: Tensor, num_src: int, num_dst: int, distances: Tensor | None
 ) -> EdgePlan:
+    check_sizes(edge_index.size(1), num_src, num_dst)
     check_indices(edge_index, num_src, num_dst)
     if distances is not None:
         check_distances(distances)
@@ -331,8 +347,7 @@ def _build_on_cpu(
     from . import plan_kernels
 
     num_edges = edge_index.size(1)
-    if max(num_edges, num_src, num_dst) >= 2**31 - 1:
-        raise ValueError(f"a plan holds fewer than 2^31 edges and atoms (got {num_edges} edges)")
+    check_sizes(num_edges, num_src, num_dst)
     indices = edge_index.contiguous().numpy()
     lengths = distances if distances is not None else torch.zeros(num_edges, device="cpu")
     lengths_array = lengths.contiguous().numpy()

@@ -1,5 +1,6 @@
 """Periodic neighbour search against ASE, in cells where others have failed."""
 
+import importlib.util
 import math
 
 import ase
@@ -13,6 +14,20 @@ from torch_geometric.data import Batch, Data
 import pyg_schnet.graph.pairs
 from pyg_schnet import RadiusGraph, edge_lengths, ops, radius_graph
 from pyg_schnet.graph import edge_vectors
+
+# That of NVIDIA is optional, and compiles its kernels for a minute when first used.
+BACKENDS = [
+    "torch",
+    "cells",
+    "vesin",
+    pytest.param(
+        "nvalchemi",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("nvalchemiops") is None,
+            reason="nvalchemi-toolkit-ops is not installed",
+        ),
+    ),
+]
 
 # Name: lattice vectors, periodic directions, number of atoms, where they are (in the box of 5 A at
 # this corner; one atom is at the corner), radius.
@@ -62,7 +77,7 @@ def ase_rows(pos: Tensor, cell: Tensor, pbc: Tensor, r: float) -> list[tuple[int
 
 
 @pytest.mark.parametrize("kernels", ["cpu", "reference"])
-@pytest.mark.parametrize("backend", ["torch", "vesin"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_ase(name, dtype, backend, kernels):
@@ -103,7 +118,7 @@ def batch_of_cells(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, 
 @pytest.mark.parametrize("kernels", ["cpu", "reference"])
 def test_batch_of_periodic_and_open_systems(kernels, limit, monkeypatch):
     # The limit decides which systems go to vesin: none, some, most, all.
-    monkeypatch.setattr(pyg_schnet.graph.systems, "_LARGE", {"cpu": limit})
+    monkeypatch.setattr(pyg_schnet.graph.systems, "_LARGE", limit)
     monkeypatch.setattr(pyg_schnet.graph.systems, "_FILLED", math.inf)
     pos, batch, cell, pbc = batch_of_cells()
     expected, shifts = [], []
@@ -139,7 +154,7 @@ def test_empty_systems():
     assert shifts.shape == (0, 3)
 
 
-@pytest.mark.parametrize("backend", ["torch", "vesin"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pairs_at_the_radius_are_left_out(dtype, backend):
     pos, cell = torch.zeros(1, 3, dtype=dtype), 3.0 * torch.eye(3, dtype=dtype)
@@ -147,7 +162,7 @@ def test_pairs_at_the_radius_are_left_out(dtype, backend):
     assert radius_graph(pos, math.nextafter(3.0, 4.0), None, cell, backend=backend)[0].size(1) == 6
 
 
-@pytest.mark.parametrize("backend", ["torch", "vesin"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("spacing", [0.7, 1.1, 2.3])
 def test_rounding_at_the_radius_is_that_of_the_distances(spacing, backend):
     # Many atoms at the very radius, give or take the rounding of float32.
@@ -260,7 +275,7 @@ def test_systems_of_a_batch_may_be_far_apart():
 
 
 def test_an_empty_system_behind_a_large_one(monkeypatch):
-    monkeypatch.setattr(pyg_schnet.graph.systems, "_LARGE", {"cpu": 4})
+    monkeypatch.setattr(pyg_schnet.graph.systems, "_LARGE", 4)
     monkeypatch.setattr(pyg_schnet.graph.systems, "_FILLED", math.inf)
     pos = 2.0 * torch.rand(7, 3, generator=torch.Generator().manual_seed(1))
     cells = torch.stack([cell(3, 3, 3), cell(9, 9, 9), cell(2, 3, 4)])

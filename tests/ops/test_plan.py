@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from waits import Waits
 
 from pyg_schnet import ops
 from pyg_schnet.ops import EdgePlan, Knots
+from pyg_schnet.ops.geometry import are_sound, forces_from_distances
 
-from .conftest import molecules
+from .conftest import assert_close, molecules
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -153,3 +155,82 @@ def test_shapes_are_checked():
         EdgePlan.build(torch.zeros(2, 2, dtype=torch.long), 2, torch.zeros(3))
     with pytest.raises(ValueError, match="no knots"):
         EdgePlan.build(torch.zeros(2, 2, dtype=torch.long), 2).require_knots()
+
+
+def images(num_atoms: int, copies: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Edges and distances of a symmetric graph with several images of each pair, shuffled."""
+    generator = torch.Generator().manual_seed(seed)
+    i, j = torch.triu_indices(num_atoms, num_atoms).repeat(1, copies)
+    # Few different ones, so that some images are at the same distance.
+    lengths = 1.0 + torch.randint(3, i.shape, generator=generator).double()
+    edges = torch.stack([torch.cat([i, j]), torch.cat([j, i])])
+    shuffle = torch.randperm(2 * i.numel(), generator=generator)
+    return edges[:, shuffle], lengths.repeat(2)[shuffle]
+
+
+@pytest.mark.parametrize("change", ["none", "a distance", "an edge", "an edge twice"])
+@pytest.mark.parametrize("seed", range(3))
+def test_both_builders_agree_on_images(seed, change):
+    edges, distances = images(7, 4, seed)
+    e = int((edges[0] != edges[1]).nonzero()[0])  # a loop is its own reverse
+    others = torch.arange(distances.numel()) != e
+    if change == "a distance":
+        distances[e] += 0.25
+    if change == "an edge":
+        edges, distances = edges[:, others], distances[others]
+    if change == "an edge twice":
+        edges = torch.cat([edges, edges[:, e : e + 1]], dim=1)
+        distances = torch.cat([distances, distances[e : e + 1]])
+    fast = EdgePlan.build(edges, 7, distances)
+    with ops.backend("reference"):
+        plain = EdgePlan.build(edges, 7, distances)
+    assert plain.symmetric == fast.symmetric == (change == "none")
+    assert plain.extent == fast.extent
+    for name in ("source", "target", "rowptr", "permutation"):
+        assert torch.equal(getattr(fast, name), getattr(plain, name)), name
+    if fast.symmetric:
+        assert torch.equal(fast.reverse, plain.reverse)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_how_often_a_gpu_is_waited_for(shuffled):
+    case = molecules([5, 1, 9], torch.float32)
+    edges, distances = case.edge_index, case.distances
+    if shuffled:
+        edges, distances = edges.flip(1), distances.flip(0)
+    with ops.backend("reference"), Waits() as seen:
+        plan = EdgePlan.build(edges, 15, distances, case.knots)
+    assert plan.symmetric
+    assert (plan.permutation is not None) == shuffled
+    assert seen.count == 1 + shuffled
+
+
+def test_a_plan_holds_what_int32_can_count():
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 - 1 .*\(got 0 edges of 2147483647"):
+        EdgePlan.build(torch.zeros(2, 0, dtype=torch.long), 2**31 - 1)
+
+
+def test_forces_add_up_alike(make_case):
+    case = make_case(torch.float64)
+    num_src, num_dst = case.num_nodes
+    if num_src != num_dst:
+        pytest.skip("forces are those on the atoms of one set")
+    plan = case.plan()
+    generator = torch.Generator().manual_seed(0)
+    slopes = torch.randn(plan.num_edges, generator=generator, dtype=torch.float64)
+    vectors = torch.randn(plan.num_edges, 3, generator=generator, dtype=torch.float64)
+    lengths = vectors.norm(dim=1)
+    fast = forces_from_distances(slopes, vectors, lengths, plan)
+    with ops.backend("reference"):
+        plain = forces_from_distances(slopes, vectors, lengths, plan)
+    assert_close(plain, fast)
+    assert_close(plain.sum(dim=0), torch.zeros(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32])  # int32 has no kernel
+def test_edges_between_molecules_are_noticed(kind):
+    batch = torch.tensor([0, 0, 1, 1], dtype=kind)
+    assert are_sound(torch.tensor([[0, 1, 2], [1, 0, 3]]), batch)
+    for edge in ([0, 2], [3, 4], [-1, 3], [4, 4]):
+        assert not are_sound(torch.tensor([[0, edge[0]], [1, edge[1]]]), batch)
+    assert not are_sound(torch.zeros(2, 1, dtype=torch.long), batch[:0])

@@ -72,13 +72,14 @@ def check_batch(batch: Tensor, num_atoms: int) -> None:
         raise ValueError(
             f"'batch' must have one entry per atom, [{num_atoms}] (got {list(batch.shape)})"
         )
+    if num_atoms == 0 or bool((batch[0] >= 0) & (batch[1:] >= batch[:-1]).all()):
+        return
     if (batch.diff() < 0).any():
         raise ValueError(
             "'batch' must be sorted, so that molecules are contiguous: reorder the atoms by "
             "'order = batch.argsort(stable=True)' first"
         )
-    if batch.numel() > 0 and batch[0] < 0:
-        raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
+    raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
 
 
 def check_open(pbc: Tensor | bool | None) -> None:
@@ -114,6 +115,38 @@ def unify_cells(
         ValueError: If shapes do not match, lattice vectors are not finite, or all pairs of a
             periodic system are asked for.
     """
+    cells, periodic = shape_cells(pos, batch, cell, pbc)
+    num_systems = cells.size(0)
+    if not math.isfinite(r) and bool(periodic.any()):
+        raise ValueError(
+            f"'r' must be finite for periodic systems (got {r}): every atom has infinitely many "
+            "images; a model without envelope has no cutoff and suits molecules only"
+        )
+    sound = cells.isfinite().all()
+    if batch is not None and batch.numel() > 0:
+        sound &= batch[-1] < num_systems
+    if bool(sound):  # one look for both: on a GPU it waits
+        return cells, periodic
+    if batch is not None and batch.numel() > 0 and int(batch[-1]) >= num_systems:
+        raise ValueError(
+            f"'cell' must have one row per system (got {num_systems} cells for "
+            f"{int(batch[-1]) + 1} systems in 'batch')"
+        )
+    system = int((~cells.isfinite().flatten(1).all(dim=1)).nonzero()[0])
+    raise ValueError(
+        f"lattice vectors must be finite (got {cells[system].tolist()} for system {system})"
+    )
+
+
+def shape_cells(
+    pos: Tensor, batch: Tensor | None, cell: Tensor, pbc: Tensor | bool | None
+) -> tuple[Tensor, Tensor]:
+    """What :func:`unify_cells` returns, without a look at values, for which a GPU would wait.
+
+    Raises:
+        TypeError: If ``cell`` or ``pbc`` hold the wrong kind of numbers.
+        ValueError: If shapes do not match.
+    """
     check_tensor("cell", cell)
     if not cell.is_floating_point():
         raise TypeError(f"'cell' must hold floating-point numbers (got {cell.dtype})")
@@ -128,12 +161,10 @@ def unify_cells(
     num_systems = cells.size(0)
     if batch is None and num_systems != 1:
         raise ValueError(f"{num_systems} cells need 'batch', the system of each atom (got None)")
-    if batch is not None and batch.numel() > 0 and int(batch[-1]) >= num_systems:
-        raise ValueError(
-            f"'cell' must have one row per system (got {num_systems} cells for "
-            f"{int(batch[-1]) + 1} systems in 'batch')"
-        )
-    periodic = torch.as_tensor(True if pbc is None else pbc, device=pos.device)
+    if pbc is None or isinstance(pbc, bool):
+        periodic = torch.full((), pbc is None or pbc, device=pos.device)  # copies nothing there
+    else:
+        periodic = torch.as_tensor(pbc, device=pos.device)
     if periodic.dtype != torch.bool:
         raise TypeError(f"'pbc' must hold bools (got {periodic.dtype}): use pbc.bool()")
     if periodic.shape not in ((), (3,), (num_systems, 3)):
@@ -141,16 +172,4 @@ def unify_cells(
             f"'pbc' must be a bool, or have shape [3] or [{num_systems}, 3] "
             f"(got {list(periodic.shape)})"
         )
-    periodic = periodic.expand(num_systems, 3)
-    if not math.isfinite(r) and bool(periodic.any()):
-        raise ValueError(
-            f"'r' must be finite for periodic systems (got {r}): every atom has infinitely many "
-            "images; a model without envelope has no cutoff and suits molecules only"
-        )
-    finite = cells.isfinite().flatten(1).all(dim=1)
-    if not finite.all():
-        system = int((~finite).nonzero()[0])
-        raise ValueError(
-            f"lattice vectors must be finite (got {cells[system].tolist()} for system {system})"
-        )
-    return cells.to(pos.device, pos.dtype), periodic
+    return cells.to(pos.device, pos.dtype), periodic.expand(num_systems, 3)

@@ -82,6 +82,20 @@ def edge_lengths(
     return torch.where(apart, squared, 1.0).sqrt() * apart
 
 
+def squared_lengths(vectors: Tensor) -> Tensor:
+    """Squares of the lengths of vectors ``[E, D]``, by which the search decides, ``[E]``.
+
+    Squares are rounded as components are, but summed in float64, one after the other: the loops on
+    the CPU do the same, and so all searches draw the line between the same pairs.
+    """
+    squares = vectors.square()
+    wide = squares.dtype if squares.device.type == "mps" else torch.float64  # which it has not
+    total = squares[:, 0].to(wide)
+    for k in range(1, squares.size(1)):
+        total = total + squares[:, k]
+    return total
+
+
 def measured_edges(
     pos: Tensor,
     edge_index: Tensor,

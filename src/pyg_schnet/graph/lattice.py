@@ -25,7 +25,9 @@ class Lattice:
     Attributes:
         vectors: Lattice vectors in rows, ``[B, 3, 3]``, dtype of the positions; zero where open.
         dual: Dual vectors in columns, ``[B, 3, 3]``, float64; zero where open.
-        fractional: Fractional coordinates of the atoms, ``[N, 3]``, float64.
+        fractional: Fractional coordinates of the atoms, ``[N, 3]``, float64, as seen from the
+            first atom of each system.
+        spread: How far these reach, ``[B, 3]``.
         radius: The radius and a little more, ``[B]``, float64: pairs within the radius in the
             arithmetic of the positions are within this one in exact arithmetic.
         reach: Fractional coordinates that ``radius`` spans, ``[B, 3]``.
@@ -34,6 +36,7 @@ class Lattice:
     vectors: Tensor
     dual: Tensor
     fractional: Tensor
+    spread: Tensor
     radius: Tensor
     reach: Tensor
 
@@ -43,6 +46,7 @@ class Lattice:
             self.vectors[systems],
             self.dual[systems],
             self.fractional[atoms],
+            self.spread[systems],
             self.radius[systems],
             self.reach[systems],
         )
@@ -66,15 +70,15 @@ def build_lattice(
     """
     vectors = (cells * periodic.unsqueeze(-1)).contiguous()
     dual = dual_vectors(vectors, periodic)
-    if batch is None:
-        fractional = pos.double() @ dual[0]
-    else:
-        fractional = (pos.double().unsqueeze(1) @ dual[batch]).squeeze(1)
-    inverse_heights = dual.norm(dim=1)  # [B, 3]
+    num_systems = cells.size(0)
     members = pos.new_zeros(pos.size(0), dtype=torch.long) if batch is None else batch.long()
-    num_atoms = torch.bincount(members, minlength=cells.size(0))  # [B]
-    spread = _spread(fractional, members, cells.size(0))  # [B, 3]
-    extent = _spread(pos, members, cells.size(0)).double().sum(dim=1)  # [B]
+    fractional = by_system(from_first(pos, batch, num_systems), dual, members)
+    inverse_heights = dual.norm(dim=1)  # [B, 3]
+    num_atoms = sizes_of(pos, batch, num_systems)  # [B]
+    low, high = bounds(fractional, members, num_systems)
+    spread = high - low  # [B, 3]
+    low, high = bounds(pos, members, num_systems)
+    extent = (high - low).double().sum(dim=1)  # [B]
     # Rounding errors of a distance: those of the shift, of the difference, of the norm.
     images = spread + r * inverse_heights + 1.0  # [B, 3]
     magnitude = r + extent + (images * vectors.double().norm(dim=2)).sum(dim=1)  # [B]
@@ -82,15 +86,70 @@ def build_lattice(
     radius = r * (1.0 + _slack(pos)) + error
     reach = radius.unsqueeze(1) * inverse_heights
     _check_numbers(r, error, images, inverse_heights, num_atoms)
-    return Lattice(vectors, dual, fractional, radius, reach)
+    return Lattice(vectors, dual, fractional, spread, radius, reach)
 
 
-def without_cell(pos: Tensor, r: float) -> Lattice:
-    """The lattice of one open system with positions ``[N, 3]``."""
-    radius = pos.new_full((1,), r * (1.0 + _slack(pos)), dtype=torch.float64)
-    nothing = torch.zeros(1, 3, 3, dtype=torch.float64, device=pos.device)
-    fractional = nothing[0, 0].expand(pos.size(0), 3)
-    return Lattice(nothing.to(pos.dtype), nothing, fractional, radius, nothing[:, 0])
+def without_cell(pos: Tensor, r: float, num_systems: int = 1) -> Lattice:
+    """The lattice of open systems with positions ``[N, 3]``."""
+    radius = pos.new_full((num_systems,), r * (1.0 + _slack(pos)), dtype=torch.float64)
+    nothing = torch.zeros(num_systems, 3, 3, dtype=torch.float64, device=pos.device)
+    fractional = nothing.new_zeros(1, 1).expand(pos.size(0), 3)
+    none = nothing[:, 0]
+    return Lattice(nothing.to(pos.dtype), nothing, fractional, none, radius, none)
+
+
+def safe_radius(centred: Tensor, r: float, members: Tensor, lattice: Lattice) -> Tensor:
+    """A radius ``[B]`` that also allows for the roundings of a search in float64.
+
+    Args:
+        centred: Positions from :func:`from_first`, ``[N, 3]``.
+        r: Radius.
+        members: System of each atom, ``[N]``.
+        lattice: Cells of the systems.
+    """
+    low, high = bounds(centred, members, lattice.radius.size(0))
+    turns = lattice.spread + lattice.reach + 2.0  # [B, 3]
+    size = (high - low).sum(dim=1) + (turns * lattice.vectors.double().norm(dim=2)).sum(dim=1)
+    return 2.0 * lattice.radius - r + 64.0 * torch.finfo(torch.float64).eps * size
+
+
+def completed(vectors: Tensor, periodic: Tensor) -> Tensor:
+    """Lattice vectors with unit vectors at right angles to all others along open directions.
+
+    Args:
+        vectors: Lattice vectors in rows, ``[B, 3, 3]``, zero along open directions.
+        periodic: Periodic directions, bool ``[B, 3]``.
+    """
+    # The last rows of the factor V span what the periodic vectors do not.
+    spanned = periodic.sum(dim=1, keepdim=True)
+    row = torch.where(periodic, 0, spanned + (~periodic).cumsum(dim=1) - 1)  # [B, 3]
+    normal = torch.linalg.svd(vectors).Vh.gather(1, row.unsqueeze(2).expand(-1, -1, 3))
+    return torch.where(periodic.unsqueeze(2), vectors, normal)
+
+
+def sizes_of(pos: Tensor, batch: Tensor | None, num_systems: int) -> Tensor:
+    """Atoms of each system, ``[B]``."""
+    if batch is None:
+        return torch.full((num_systems,), pos.size(0), device=pos.device)
+    return _starts(batch, num_systems).diff()
+
+
+def from_first(pos: Tensor, batch: Tensor | None, num_systems: int) -> Tensor:
+    """Positions ``[N, D]`` as seen from the first atom of each system, in float64.
+
+    Where atoms are far from the origin, rounding is then that of their distances.
+    """
+    wide = pos.double()
+    if batch is None or num_systems == 1:
+        return wide - wide[:1]
+    first = _starts(batch, num_systems)[:-1].index_select(0, batch)
+    return wide - wide.index_select(0, first)
+
+
+def _starts(batch: Tensor, num_systems: int) -> Tensor:
+    # Not bincount, which on a GPU makes the host wait.
+    systems = torch.arange(num_systems + 1, dtype=batch.dtype, device=batch.device)
+    return torch.searchsorted(batch.contiguous(), systems)
 
 
 def dual_vectors(vectors: Tensor, periodic: Tensor) -> Tensor:
@@ -129,14 +188,24 @@ def _slack(pos: Tensor) -> float:
     return 16.0 * torch.finfo(pos.dtype).eps
 
 
-def _spread(rows: Tensor, members: Tensor, num_systems: int) -> Tensor:
-    """Largest minus smallest row of each system, ``[B, K]``; zero where there are none."""
+def bounds(rows: Tensor, members: Tensor, num_systems: int) -> tuple[Tensor, Tensor]:
+    """Smallest and largest values of each system in rows ``[N, K]``, both ``[B, K]``.
+
+    Zero where a system has none.
+    """
     if num_systems == 1 and rows.size(0) > 0:
-        return (rows.amax(dim=0) - rows.amin(dim=0)).unsqueeze(0)
+        return rows.amin(dim=0, keepdim=True), rows.amax(dim=0, keepdim=True)
     nothing = rows.new_zeros(num_systems, rows.size(1))
     index = members.unsqueeze(1).expand_as(rows)
-    high = nothing.scatter_reduce(0, index, rows, "amax", include_self=False)
-    return high - nothing.scatter_reduce(0, index, rows, "amin", include_self=False)
+    low = nothing.scatter_reduce(0, index, rows, "amin", include_self=False)
+    return low, nothing.scatter_reduce(0, index, rows, "amax", include_self=False)
+
+
+def by_system(rows: Tensor, matrices: Tensor, members: Tensor) -> Tensor:
+    """Each row ``[N, 3]`` times the matrix ``[B, 3, 3]`` of its system."""
+    if matrices.size(0) == 1:
+        return rows @ matrices[0]
+    return (rows.unsqueeze(1) @ matrices.index_select(0, members)).squeeze(1)
 
 
 def _check_numbers(
@@ -146,12 +215,16 @@ def _check_numbers(
     spans = 2.0 * r * inverse_heights  # [B, 3]
     density = torch.where(inverse_heights > 0, spans, 1.0).prod(dim=1) * num_atoms
     seen = torch.maximum((spans + 1.0).prod(dim=1), density)  # [B]
-    if bool((seen > _MAX_NEIGHBORS).any()):
+    wrong = torch.stack(
+        [(seen > _MAX_NEIGHBORS).any(), ((error >= 0.1 * r) | (images >= 2.0**30).any(dim=1)).any()]
+    )
+    crowded, uncertain = wrong.tolist()
+    if crowded:
         raise ValueError(
             f"within r = {r:g} an atom has about {float(seen.max()):.0e} neighbours: are 'cell' "
             "and 'r' in the same unit?"
         )
-    if bool((error >= 0.1 * r).any()) or bool((images >= 2.0**30).any()):
+    if uncertain:
         raise ValueError(
             f"atoms are up to {float(images.max()):.0e} cells apart, so far that distances are "
             f"uncertain by {float(error.max()):.1g} (with r = {r:g}): wrap them into the cell, or "

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ..ops import dispatch
-from .lattice import Lattice
+from .lattice import Lattice, completed
 from .pairs import images_within, in_order
 
 
@@ -17,15 +17,15 @@ def linear_pairs(pos: Tensor, r: float, lattice: Lattice) -> tuple[Tensor, Tenso
     """
     from vesin import NeighborList  # not above: it imports ASE where that is installed
 
-    vectors = lattice.vectors[0].double().cpu().numpy()
-    dual = lattice.dual[0].cpu().numpy()
+    along = (lattice.dual != 0).any(dim=1)  # [1, 3]
+    box = completed(lattice.vectors.double(), along)[0].cpu().numpy()
     search = NeighborList(
         cutoff=float(lattice.radius[0]),
         full_list=False,
         n_threads=1 if dispatch.forked else torch.get_num_threads(),
     )
     pairs, images = search.compute(
-        pos.double().cpu().numpy(), _completed(vectors, dual), dual.any(axis=0), "PS", copy=False
+        pos.double().cpu().numpy(), box, along[0].cpu().numpy(), "PS", copy=False
     )
     pairs = pairs.view(np.int64)
     if dispatch.use_cpu_kernels(pos):
@@ -41,15 +41,4 @@ def linear_pairs(pos: Tensor, r: float, lattice: Lattice) -> tuple[Tensor, Tenso
     edges = torch.stack([torch.cat([second, first]), torch.cat([first, second])])
     shifts = torch.cat([shift, 0.0 - shift])
     edges, shifts = images_within(pos, r, None, lattice.vectors, edges, shifts)
-    return in_order(pos, None, lattice.vectors, edges, shifts.T)
-
-
-def _completed(vectors: np.ndarray, dual: np.ndarray) -> np.ndarray:
-    """Lattice vectors with unit vectors at right angles to the others along open directions."""
-    completed = vectors.copy()
-    periodic = dual.any(axis=0)
-    if not periodic.all():
-        # The last rows of the factor V span what the periodic vectors do not.
-        normal = np.linalg.svd(vectors)[2][periodic.sum() :]
-        completed[~periodic] = normal
-    return completed
+    return in_order(pos, None, lattice.vectors, edges, shifts)

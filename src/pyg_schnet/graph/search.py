@@ -11,7 +11,7 @@ from .distance import edge_lengths
 from .lattice import build_lattice
 from .systems import open_edges, periodic_edges
 
-_BACKENDS = ("auto", "torch", "vesin", "torch-cluster")
+_BACKENDS = ("auto", "torch", "cells", "vesin", "nvalchemi", "torch-cluster")
 
 
 @overload
@@ -79,9 +79,12 @@ def radius_graph(
             What ``cell`` holds along other directions does not matter.
         max_num_neighbors: Keep only so many nearest neighbours of each atom, with a warning
             where that drops any. A truncated graph is not symmetric, and energies on it jump.
-        backend: ``"torch"`` looks at all pairs of a system, ``"vesin"`` makes a cell list,
-            ``"auto"`` takes what is faster for each system; ``"torch-cluster"``, if that package is
-            installed, knows no cells. All give the same edges.
+        backend: ``"torch"`` looks at all pairs of a system; ``"cells"`` sorts atoms into cells, in
+            plain PyTorch on the device of ``pos``; ``"vesin"`` makes a cell list on the CPU. These
+            need three dimensions and a finite ``r``; ``"auto"`` takes the first for small systems,
+            for large ones ``"vesin"`` on the CPU and ``"cells"`` elsewhere. If their packages are
+            installed, ``"nvalchemi"`` has kernels for GPUs (``pip install pyg-schnet[gpu]``), and
+            there is ``"torch-cluster"``, which knows no cells. All give the same edges.
 
     Returns:
         ``edge_index``, ``[2, E]``, sorted by target and then by source. With a cell also
@@ -89,6 +92,7 @@ def radius_graph(
         numbers in the dtype of ``pos``; images of one pair are sorted by distance.
 
     Raises:
+        ImportError: If a backend is asked for whose package is not installed.
         TypeError: If a tensor holds the wrong kind of numbers.
         ValueError: If shapes do not match, positions or lattice vectors are not finite, ``batch``
             is not sorted, lattice vectors are linearly dependent, or ``pbc`` comes without a cell.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..ops.dispatch import use_cpu_kernels
-from .checks import check_atoms, check_open, check_tensor, unify_cells
-from .distance import edge_vectors
-from .lattice import build_lattice, without_cell
+from .checks import check_atoms, check_open, check_tensor, shape_cells, unify_cells
+from .distance import edge_vectors, squared_lengths
+from .lattice import build_lattice, by_system, without_cell
 from .search import neighbors, periodic_neighbors
 
 
@@ -58,6 +58,10 @@ class NeighborList:
 
     The edges are those of :func:`radius_graph`, in the same order but for images of one pair.
 
+    All of it happens on the device of the positions. There the host waits once in a step, for
+    whether atoms have moved too far (twice in the step at which a cell begins to change), and once
+    more for the number of pairs, if they are to be exact.
+
     Args:
         cutoff: Radius in the unit of ``pos``.
         skin: How far beyond to search, in the same unit. More of it saves searches and costs
@@ -87,6 +91,7 @@ class NeighborList:
         self.exact = exact
         self.builds = 0
         self._build: _Build | None = None
+        self._strained = False  # whether the cell was another one at the last step
 
     @overload
     def __call__(
@@ -136,25 +141,26 @@ class NeighborList:
         """
         check_tensor("pos", pos)
         pos = pos.detach()
-        cells, periodic = None, torch.zeros(1, 3, dtype=torch.bool, device=pos.device)
+        cells, periodic = None, None
         if cell is None:
             check_open(pbc)
         elif pos.dim() == 2:
-            cells, periodic = unify_cells(pos, self.cutoff, batch, cell, pbc)
+            cells, periodic = shape_cells(pos, batch, cell, pbc)
             cells = (cells.detach() * periodic.unsqueeze(2)).contiguous()
-        build, jumps = self._build, None
+        build, kept = self._build, False
         if build is not None and build.radius != self.cutoff + self.skin:
             build = None  # the user has changed them
-        if build is not None and _same_system(build, pos, batch, cells, periodic):
-            jumps = self._followed(build, pos, cells)
-        if build is None or jumps is None:
+        jumps: Tensor | None = None
+        if build is not None and _comparable(build, pos, batch, cells):
+            kept, jumps = self._followed(build, pos, batch, cells, periodic)
+        if build is None or not kept:
             with torch.inference_mode(False):  # what is kept may serve a step with gradients
                 build = self._build = self._search(pos, batch, cell, pbc)
             self.builds += 1
-            jumps = pos.new_zeros(0, 3)
+            self._strained = False
             cells = build.cells
         edges, shifts = build.edges, build.shifts
-        if jumps.any():
+        if jumps is not None:
             shifts = shifts + jumps.index_select(0, edges[1]) - jumps.index_select(0, edges[0])
         if self.exact:
             edges, shifts = _within(build, pos, cells, edges, shifts, self.cutoff)
@@ -182,59 +188,93 @@ class NeighborList:
         dual = lattice.dual
         return _Build(r, pos.clone(), kept, system, cells, periodic, dual, error, edges, shifts)
 
-    def _followed(self, build: _Build, pos: Tensor, cells: Tensor | None) -> Tensor | None:
-        """By how many lattice vectors each atom was moved, ``[N, 3]``; ``None`` to search again."""
+    def _followed(
+        self,
+        build: _Build,
+        pos: Tensor,
+        batch: Tensor | None,
+        cells: Tensor | None,
+        periodic: Tensor | None,
+    ) -> tuple[bool, Tensor | None]:
+        """Whether the pairs are still all there, and the lattice vectors by which atoms jumped.
+
+        Returns:
+            ``False`` to search again, and jumps ``[N, 3]``, ``None`` where there are none.
+        """
+        same = torch.ones((), dtype=torch.bool, device=pos.device)
+        if batch is not None and build.batch is not None:
+            same = (batch == build.batch).all()
+        unchanged = same
+        if cells is not None and periodic is not None and build.cells is not None:
+            same = same & (periodic == build.periodic).all()
+            unchanged = (cells == build.cells).all()
+        # All at once: for every look at a number the host would have to wait for a GPU.
+        near, jumped, jumps = self._movements(build, pos, cells, self._strained)
+        answers = torch.stack([same, unchanged, near, jumped]).tolist()
+        if answers[0] and not answers[1] and not self._strained:
+            near, jumped, jumps = self._movements(build, pos, cells, True)
+            answers[2:] = torch.stack([near, jumped]).tolist()
+        self._strained = not answers[1]
+        if not (answers[0] and answers[2]):
+            return False, None
+        return True, jumps if answers[3] else None
+
+    def _movements(
+        self, build: _Build, pos: Tensor, cells: Tensor | None, strained: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Whether atoms have moved little, whether any has jumped, and jumps ``[N, 3]``."""
         # Distances then and now, and movements, are all rounded.
-        reach = self.cutoff + self.skin
         allowed: Tensor | float = 0.5 * (self.skin - 8.0 * build.error)
         start, dual = build.pos.double(), build.dual
-        if cells is not None and build.cells is not None and not torch.equal(cells, build.cells):
-            change = dual @ (cells - build.cells).double()  # [B, 3, 3]
+        if strained and cells is not None and build.cells is not None:
+            change = dual @ (cells.double() - build.cells.double())  # [B, 3, 3]
             deformation = change + torch.eye(3, dtype=torch.float64, device=pos.device)
-            smallest = torch.linalg.svdvals(deformation)[:, -1]  # [B]
-            if not bool((smallest > 0.5).all()):
-                return None
-            dual = torch.linalg.solve(deformation, dual)
-            start = _by_system(start, deformation, build)
+            smallest = _least_stretch(deformation)  # [B]
+            reach = self.cutoff + self.skin
             each = 0.5 * (smallest * reach - self.cutoff - 8.0 * build.error)
-            allowed = each if build.batch is None else each.index_select(0, build.system)
+            each = torch.where(smallest > 0.5, each, -1.0)  # NaN included
+            allowed = each if each.size(0) == 1 else each.index_select(0, build.system)
+            dual = torch.linalg.inv_ex(deformation).inverse @ dual  # inv would wait
+            start = by_system(start, deformation, build.system)
         moved = pos.double() - start
-        jumps = pos.new_zeros(0, 3)
+        jumps, jumped = moved, torch.zeros((), dtype=torch.bool, device=pos.device)
+        followed = ~jumped
         if cells is not None:
-            whole = _by_system(moved, dual, build).round()  # [N, 3]
-            if whole.any():
-                if not bool((whole.abs() <= 1.0).all()):  # NaN included
-                    return None
-                moved = moved - _by_system(whole, cells.double(), build)
-                jumps = whole.to(pos.dtype)
+            jumps = by_system(moved, dual, build.system).round()  # [N, 3]
+            moved = moved - by_system(jumps, cells.double(), build.system)
+            jumped, followed = jumps.any(), (jumps.abs() <= 1.0).all()
         # Not the other way round: NaN must lead to a search, which refuses it.
-        near = moved.square().sum(dim=1).sqrt() <= allowed
-        return jumps if bool(near.all()) else None
+        near = (moved.square().sum(dim=1).sqrt() <= allowed).all()
+        return near & followed, jumped, jumps.to(pos.dtype)
 
 
-def _by_system(rows: Tensor, matrices: Tensor, build: _Build) -> Tensor:
-    """Each atom's row ``[N, 3]`` times the matrix ``[B, 3, 3]`` of its system."""
-    if matrices.size(0) == 1:
-        return rows @ matrices[0]
-    return (rows.unsqueeze(1) @ matrices.index_select(0, build.system)).squeeze(1)
+def _least_stretch(deformation: Tensor) -> Tensor:
+    r"""A lower bound on the smallest singular value of each matrix F, ``[B]``.
+
+    :math:`\sigma_\text{min}(sF') \ge s (1 - \lVert F' - 1 \rVert)` for s > 0, in the Frobenius
+    norm: exact for a change of size, and for one along a single axis. A decomposition would make
+    the host wait for a GPU.
+    """
+    identity = torch.eye(3, dtype=deformation.dtype, device=deformation.device)
+    scale = deformation.diagonal(dim1=1, dim2=2).mean(dim=1)  # [B]
+    shape = deformation / scale.view(-1, 1, 1) - identity
+    whole = 1.0 - (deformation - identity).flatten(1).norm(dim=1)
+    resized = scale.clamp(min=0.0) * (1.0 - shape.flatten(1).norm(dim=1))
+    return torch.maximum(whole, resized)
 
 
-def _same_system(
-    build: _Build,
-    pos: Tensor,
-    batch: Tensor | None,
-    cells: Tensor | None,
-    periodic: Tensor,
-) -> bool:
+def _comparable(build: _Build, pos: Tensor, batch: Tensor | None, cells: Tensor | None) -> bool:
+    """Whether shapes and kinds are those of the search."""
     if pos.shape != build.pos.shape or pos.dtype != build.pos.dtype:
         return False
     if pos.device != build.pos.device or pos.size(0) == 0:
         return False
-    if (batch is None) != (build.batch is None) or (cells is None) != (build.cells is None):
-        return False
-    if batch is not None and build.batch is not None and not torch.equal(batch, build.batch):
-        return False
-    return torch.equal(periodic, build.periodic)
+    for now, then in ((batch, build.batch), (cells, build.cells)):
+        if (now is None) != (then is None):
+            return False
+        if now is not None and then is not None and now.shape != then.shape:
+            return False
+    return True
 
 
 def _within(
@@ -257,5 +297,5 @@ def _within(
         along = edge_vectors(pos, edges)
     else:
         along = edge_vectors(pos, edges, shifts, cells, build.batch)
-    keep = along.square().sum(dim=1) < r * r
-    return edges[:, keep], shifts[keep]
+    kept = (squared_lengths(along) < r * r).nonzero()[:, 0]
+    return edges.index_select(1, kept), shifts.index_select(0, kept)

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from .table import Knots
@@ -58,5 +59,5 @@ def extent_of(distances: Tensor) -> tuple[float, float]:
     """The shortest and the longest distance."""
     if distances.numel() == 0:
         return math.inf, 0.0
-    low, high = distances.aminmax()
-    return float(low), float(high)
+    low, high = torch.stack(distances.aminmax()).tolist()  # one wait for the device
+    return low, high

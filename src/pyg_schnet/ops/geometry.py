@@ -14,8 +14,12 @@ def are_sound(edge_index: Tensor, batch: Tensor) -> bool:
         edge_index: Edges, ``[2, E]`` int64.
         batch: Molecule of each atom, ``[N]``.
     """
-    if not (edge_index.is_cpu and batch.is_cpu and batch.dtype == torch.long):
+    if batch.numel() == 0 or edge_index.device != batch.device:
         return False
+    if not (edge_index.is_cpu and batch.dtype == torch.long):
+        atoms = edge_index.clamp(0, batch.numel() - 1)
+        source, target = (batch.index_select(0, index) for index in atoms)
+        return bool((atoms == edge_index).all() & (source == target).all())
     from . import geometry_kernels
 
     return not geometry_kernels.join_molecules(
@@ -43,10 +47,10 @@ def forces_from_distances(
     Returns:
         Forces ``[N, D]`` in the dtype of ``vectors``.
     """
-    forces = vectors.new_zeros(plan.num_dst, vectors.size(1))
     if use_cpu_kernels(vectors):
         from . import geometry_kernels
 
+        forces = vectors.new_zeros(plan.num_dst, vectors.size(1))
         geometry_kernels.forces(
             slopes.contiguous().numpy(),
             vectors.contiguous().numpy(),
@@ -57,7 +61,14 @@ def forces_from_distances(
         )
         return forces
     along = (slopes.to(vectors.dtype) / lengths).unsqueeze(1) * vectors
-    return forces.index_add_(0, plan.target, along).index_add_(0, plan.source, along, alpha=-1)
+    # Not index_add, which on GPUs adds in another order each time.
+    by_source, _, order = plan.transposed()
+    return _sums(along, plan.rowptr) - _sums(along.index_select(0, order), by_source)
+
+
+def _sums(rows: Tensor, starts: Tensor | None) -> Tensor:
+    """Sums of consecutive rows, of which those of each atom begin at ``starts``."""
+    return torch.segment_reduce(rows, "sum", offsets=starts, axis=0, initial=0.0, unsafe=True)
 
 
 def virial_from_distances(

@@ -109,7 +109,7 @@ def _examined(
     in_order, symmetric = (key[1:] >= key[:-1]).all(), torch.zeros_like(in_range)
     if distances is None:
         flags = torch.stack([in_range, yes, in_order, symmetric]).tolist()
-        return None, _Facts(*flags, shortest=math.inf, longest=0.0)
+        return None, _Facts(*flags, math.inf, 0.0)
     shortest, longest = distances.aminmax()  # NaN if any is
     valid = (shortest >= 0) & (longest < math.inf)
     in_order &= ((key[1:] > key[:-1]) | (distances[1:] >= distances[:-1])).all()
@@ -122,5 +122,5 @@ def _examined(
             & (target[transposed] == source)
             & (distances[transposed] == distances)
         ).all()
-    flags = torch.stack([in_range, valid, in_order, symmetric]).to(distances.dtype)
-    return transposed, _Facts(*torch.cat([flags, torch.stack([shortest, longest])]).tolist())
+    checks = torch.stack([in_range, valid, in_order, symmetric]).to(distances.dtype)
+    return transposed, _Facts(*torch.cat([checks, torch.stack([shortest, longest])]).tolist())

@@ -109,7 +109,8 @@ def _examined(
     in_order, symmetric = (key[1:] >= key[:-1]).all(), torch.zeros_like(in_range)
     if distances is None:
         flags = torch.stack([in_range, yes, in_order, symmetric]).tolist()
-        return None, _Facts(*flags, math.inf, 0.0)
+        unmeasured = [*flags, math.inf, 0.0]
+        return None, _Facts(*unmeasured)
     shortest, longest = distances.aminmax()  # NaN if any is
     valid = (shortest >= 0) & (longest < math.inf)
     in_order &= ((key[1:] > key[:-1]) | (distances[1:] >= distances[:-1])).all()

@@ -96,6 +96,7 @@ def test_nothing_waits():
     assert waits.count == 0
 
 
+@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="needs TRITON_INTERPRET=1")
 def test_by_the_kernels_of_gpus():
     """In Triton's interpreter: a handful of atoms."""

@@ -21,6 +21,7 @@ from torch_geometric.data import Batch
 
 from ..data.packed import Capacity, PackedMolecules
 from ..ops import Knots
+from ..ops.filter_table import Samples
 from .capture import Captured
 from .divergence import FIRST, check_gradient, check_loss
 from .labels import Molecules
@@ -66,6 +67,8 @@ class DeviceRun(Run):
         self._row = torch.zeros(1, dtype=torch.int64, device=device)
         self._unread, self._read = 0, -math.inf
         self._order = self._numbers
+        # What filters keep of their knots: a CUDA graph knows where it is, but does not keep it.
+        self._samples: dict[int, Samples] = {}
 
     def begin(self, resume: bool) -> None:
         """As of :class:`Run`."""
@@ -76,6 +79,7 @@ class DeviceRun(Run):
         # recording, too, which it thinks a mistake.
         self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
         self.optimizer._warned_capturable_if_run_uncaptured = True
+        self.average.n_averaged = self.average.n_averaged.to(self._usual.device)
         self._usual.fill_(self.progress.usual_norm)
         self._set_limit()
 
@@ -96,6 +100,9 @@ class DeviceRun(Run):
         self._numbers[:count].copy_(self._order[first : first + count])
         if count < size:
             self._numbers[count:].fill_(len(self._packed))
+        for block in self.model.interactions:
+            samples = block.conv.filter.samples(self._knots)  # type: ignore[union-attr, operator]
+            self._samples[id(samples)] = samples
         self._step_for(self._packed.needed(batch.numpy()))
         self.weights.changed()
         self.average.changed()
@@ -196,3 +203,8 @@ class DeviceRun(Run):
         """As of :class:`Run`."""
         self.settle()
         super().save()
+
+    def end(self) -> None:
+        """As of :class:`Run`."""
+        super().end()
+        self._steps.clear()  # they know the run: it would keep the memory of the device

@@ -110,7 +110,8 @@ class Objective(nn.Module):
         labels = forces = None
         if self.config.energy_weight > 0:
             labels = output, batch.energy
-        if batch.force is not None:
+        if self.config.with_forces:
+            assert batch.force is not None
             forces = forces_from_energy(output, pos, create_graph=True), batch.force
         return self.sums(batch.sizes, batch.molecule, labels, forces, None)
 

@@ -3,18 +3,23 @@
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from training_runs import CONFIG, changed, new_model, without_time
 from waits import Waits
 
-from pyg_schnet import RadiusGraph, SchNet
+from pyg_schnet import RadiusGraph, SchNet, ops
 from pyg_schnet.datasets import QM9Sample
-from pyg_schnet.training import device, fit
+from pyg_schnet.training import device, divergence, fit, loop
+from pyg_schnet.training import run as run_module
 from pyg_schnet.training.device import DeviceRun
 from pyg_schnet.training.run import Run
+from pyg_schnet.training.weights import FlatWeights, MovingAverage
 
 GPU = torch.cuda.is_available()
 needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")
@@ -187,8 +192,10 @@ def new_model_like(model: SchNet) -> SchNet:
     return copy
 
 
-def test_an_explosion_after_the_first_steps(parts):
-    """Found on the device by a limit that the host sets after a hundred steps."""
+def test_an_explosion_after_the_first_steps(parts, monkeypatch):
+    """Found on the device by a limit that the host sets after a hundred steps; here, ten."""
+    for module in (device, divergence, run_module):
+        monkeypatch.setattr(module, "FIRST", 10)
     train, val, _ = parts
     molecules = [data.clone() for data in train]
     molecules[17].y[0, 7] += 1e6
@@ -200,7 +207,7 @@ def test_an_explosion_after_the_first_steps(parts):
         with pytest.raises(FloatingPointError) as caught:
             fit(model, molecules, val, config, packed=way)
         messages.append(str(caught.value))
-    assert "times that of the first 100 steps" in messages[0]
+    assert "times that of the first 10 steps" in messages[0]
     ordinary, packed = (message.split("(see")[1].split("largest loss")[0] for message in messages)
     assert packed == ordinary
 
@@ -238,6 +245,56 @@ def test_a_step_never_waits(parts, monkeypatch):
     assert len(counts) == 4
 
 
+class Strangers(TorchDispatchMode):
+    """Counts operations, and those with a tensor that is on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.strange = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        self.seen += 1
+        if any(tensor.is_cpu for tensor in tensors):
+            self.strange.append(func.name())
+        return out
+
+
+def on_meta(holder: object) -> None:
+    """Moves all tensors that an object has to the device without values."""
+    for name, value in vars(holder).items():
+        if isinstance(value, torch.Tensor):
+            setattr(holder, name, value.to("meta"))
+
+
+@pytest.mark.parametrize("case", ["clip_ratio", "per atom, Huber", "forces of the paper"])
+def test_a_step_stays_on_its_device(labelled, monkeypatch, case):
+    """Nothing in it is on the host, not even a single number, which a graph would copy but once.
+
+    On the device "meta" nothing has a value: whatever looks at one fails.
+    """
+    make, settings = CASES[case]
+    runs = runs_of(monkeypatch)
+    config = changed(CONFIG, label="energy", max_steps=1, **settings)
+    fit(make(), *labelled, config, packed=True)
+    run = runs.pop()
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # knows no "meta"
+    with ops.backend("reference"):
+        run.model.to("meta").mode = "table"
+        run.weights = FlatWeights(run.model, config.weight_decay)
+        run.average = MovingAverage(run.model, run.weights, config.ema_decay)
+        run.optimizer = SimpleNamespace(step=lambda: None)  # the fused one needs values
+        on_meta(run)
+        on_meta(run._packed)
+        run._packed._device = torch.device("meta")
+        run._train_on(run._capacities[0])  # filters take samples
+        with Strangers() as strangers:
+            run._train_on(run._capacities[0])
+    assert strangers.strange == []
+    assert strangers.seen > 300
+
+
 class Doubled(torch.nn.Linear):
     """A layer that is not the original."""
 
@@ -267,6 +324,20 @@ def test_what_goes_the_ordinary_way(parts, labelled):
     with pytest.raises(ValueError, match="there are padding atoms"):
         fit(new_model(), padded, labelled[1], config, packed=True)
     fit(new_model(), padded, labelled[1], config)
+
+
+def test_why_not(parts, monkeypatch, capsys):
+    """On a GPU one is told; a model that takes itself for one there will do."""
+    monkeypatch.setattr(loop, "_by_default", lambda model: True)
+    model = new_model()
+    model.mode = "exact"
+    fit(model, *parts[:2], changed(CONFIG, epochs=1))
+    said = capsys.readouterr().err
+    assert "steps wait for the device, since filters are evaluated on edges, not on knots" in said
+    runs = runs_of(monkeypatch)
+    fit(new_model(), *parts[:2], changed(CONFIG, epochs=1))
+    assert "steps wait" not in capsys.readouterr().err
+    assert isinstance(runs[0], DeviceRun)
 
 
 def test_the_device_of_a_run(parts):

@@ -79,7 +79,6 @@ class DeviceRun(Run):
         # recording, too, which it thinks a mistake.
         self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
         self.optimizer._warned_capturable_if_run_uncaptured = True
-        self.average.n_averaged = self.average.n_averaged.to(self._usual.device)
         self._usual.fill_(self.progress.usual_norm)
         self._set_limit()
 

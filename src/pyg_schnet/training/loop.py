@@ -139,9 +139,7 @@ def fit(
         fingerprints = {"training": data.fingerprint, "validation": validation.fingerprint}
         with locked(directory, world, make=not resume):
             settings = (model, read, order, config, directory, fingerprints, world, data.known)
-            run: Run | None = _packed_run(settings, train, data, packed)
-            if run is None:
-                run = Run(*settings, MoleculeLoader(train, batch_sampler=order))
+            run = _new_run(settings, train, data, packed)
             try:
                 run.begin(resume)
                 _train(run, val, validation, log)
@@ -150,24 +148,31 @@ def fit(
         return run.progress.history
 
 
-def _packed_run(
+def _new_run(
     settings: tuple[Any, ...], train: Molecules, data: Labelled, packed: bool | None
-) -> DeviceRun | None:
-    """The run on packed batches, if it is wanted and possible.
+) -> Run:
+    """The run, on packed batches where that is wanted and possible.
 
     Raises:
         ValueError: If it must be so, and cannot.
     """
-    model, _, _, config, _, _, world, _ = settings
-    if packed is False or (packed is None and model.embedding.weight.device.type != "cuda"):
-        return None
-    try:
-        molecules, knots = pack(model, train, data, config, world)
-    except UnpackableError as error:
-        if packed is None:
-            return None
-        raise ValueError(f"packed=True, but {error}: leave 'packed' out") from error
-    return DeviceRun(*settings, dataset=train, packed=molecules, knots=knots)
+    model, _, order, config, _, _, world, _ = settings
+    note = None
+    if packed or (packed is None and _by_default(model)):
+        try:
+            molecules, knots = pack(model, train, data, config, world)
+            return DeviceRun(*settings, dataset=train, packed=molecules, knots=knots)
+        except UnpackableError as error:
+            if packed:
+                raise ValueError(f"packed=True, but {error}: leave 'packed' out") from error
+            note = f"steps wait for the device, since {error}"
+    run = Run(*settings, loader=MoleculeLoader(train, batch_sampler=order))
+    run.note = note
+    return run
+
+
+def _by_default(model: SchNet) -> bool:
+    return model.embedding.weight.device.type == "cuda"
 
 
 def _train(
@@ -193,6 +198,8 @@ def _train(
         with stop_on_signal() as stop, reporter:
             if not run.with_labels:
                 reporter.say(f"no '{config.label}' is known: it is learnt up to a constant")
+            if run.note is not None:
+                reporter.say(run.note)
             while not run.finished:
                 for batch in run.batches():
                     run.advance(batch, stop)

@@ -53,6 +53,7 @@ class Run:
         saved_step: Step of the last checkpoint, if there is one.
         stopped: Whether a process has got a signal to stop.
         report: Called with the loss of each step, and the number of molecules that it is of.
+        note: What to tell people as it begins, if anything.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Run:
     ):
         self.model, self.order, self.config = model, order, config
         self._loader = loader
+        self.note: str | None = None
         self.report: Callable[[float, int], object] = lambda loss, molecules: None
         self.with_labels = with_labels
         self.directory, self.fingerprints, self.world = directory, fingerprints, world

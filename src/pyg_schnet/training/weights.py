@@ -104,7 +104,7 @@ class MovingAverage(AveragedModel):
     """
 
     def __init__(self, model: SchNet, weights: FlatWeights, decay: float):
-        super().__init__(model)
+        super().__init__(model, device=weights.flat[0].device)  # where it counts, too
         self._weights, self._averaged = weights, weights.of(self.module)  # type: ignore[arg-type]
         self.decay = decay
 

@@ -1,5 +1,6 @@
 """Work that is recorded as a CUDA graph, and then repeated by a single call."""
 
+import gc
 import warnings
 from collections.abc import Callable
 
@@ -64,12 +65,15 @@ class Captured:
         here.wait_stream(self._stream)
 
     def _capture(self) -> None:
-        graph = torch.cuda.CUDAGraph()
+        # Graphs of autograd in dead cycles remember other streams.
+        gc.collect()
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             with torch.cuda.graph(graph):
                 self._function()
         except RuntimeError as error:
             self._plain = True
+            torch.cuda.set_stream(here)  # which the end of a failed capture forgets
             torch.cuda.synchronize()
             warnings.warn(
                 f"the training step could not be captured as a CUDA graph ({error}): its kernels "

@@ -166,8 +166,8 @@ def _new_run(
             if packed:
                 raise ValueError(f"packed=True, but {error}: leave 'packed' out") from error
             note = f"steps wait for the device, since {error}"
-    run = Run(*settings, loader=MoleculeLoader(train, batch_sampler=order))
-    run.note = note
+    run = Run(*settings)
+    run.loader, run.note = MoleculeLoader(train, batch_sampler=order), note
     return run
 
 

@@ -44,7 +44,6 @@ class Run:
         fingerprints: Checksums of the data sets by name.
         world: The processes that train.
         with_labels: Whether the training set has labels at all, and so their errors are of use.
-        loader: Loads the training set in that order.
 
     Attributes:
         progress: Where the run stands.
@@ -52,6 +51,7 @@ class Run:
         best: Weights of the best model so far.
         saved_step: Step of the last checkpoint, if there is one.
         stopped: Whether a process has got a signal to stop.
+        loader: Loads the training set in that order.
         report: Called with the loss of each step, and the number of molecules that it is of.
         note: What to tell people as it begins, if anything.
     """
@@ -66,10 +66,9 @@ class Run:
         fingerprints: dict[str, int],
         world: World,
         with_labels: bool = True,
-        loader: MoleculeLoader | None = None,
     ):
         self.model, self.order, self.config = model, order, config
-        self._loader = loader
+        self.loader: MoleculeLoader | None = None
         self.note: str | None = None
         self.report: Callable[[float, int], object] = lambda loss, molecules: None
         self.with_labels = with_labels
@@ -160,9 +159,9 @@ class Run:
 
     def batches(self) -> Iterator[Any]:
         """What is left of the epoch, for :meth:`advance`."""
-        assert self._loader is not None
-        self._loader.set_epoch(self.progress.epoch, self.progress.batch)
-        return iter(self._loader)
+        assert self.loader is not None
+        self.loader.set_epoch(self.progress.epoch, self.progress.batch)
+        return iter(self.loader)
 
     def advance(self, batch: Any, stop: Event) -> None:
         """Takes a step, see :meth:`step`, and reports it."""

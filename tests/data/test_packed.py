@@ -123,6 +123,13 @@ def test_what_cannot_be_packed():
         PackedMolecules(batch.z, pos, sizes, energy, None, 4.0, torch.device("cpu"))
 
 
+def test_more_edges_than_a_device_should_keep(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_EDGES", 50)
+    with pytest.raises(UnpackableError, match="the molecules have more than 50 edges"):
+        packed(math.inf)
+    packed(math.inf, sizes=[5, 5, 2])  # 42
+
+
 def test_single_atoms_have_no_edges():
     data = packed(sizes=[1, 1, 1])
     got = data.batch(torch.tensor([2, 0]), data.needed(np.array([2, 0])), KNOTS)

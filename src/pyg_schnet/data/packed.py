@@ -13,6 +13,8 @@ from ..ops import EdgePlan, Knots
 
 # Molecules whose edges are looked for at once: bounds the memory of their int64 indices.
 _MOLECULES_AT_ONCE = 4096
+# Edges beyond which the device would rather not keep all of them: up to 3 GB.
+_MAX_EDGES = 1 << 28
 # Padding atoms that every batch has at least: they share out the padding edges, which one program
 # of a kernel would otherwise walk along for longer than all others together.
 _SPARE_ATOMS = 16
@@ -88,7 +90,7 @@ class PackedMolecules:
         longest: The longest edge.
 
     Raises:
-        UnpackableError: If atoms coincide, or a batch could have too many edges for int32.
+        UnpackableError: If atoms coincide, or there are too many edges.
     """
 
     def __init__(
@@ -223,7 +225,7 @@ class _Edges(NamedTuple):
 
 def _find_edges(pos: Tensor, sizes: Tensor, radius: float) -> _Edges:
     starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])  # [M + 1]
-    chunks, counts, longest = [], [], 0.0
+    chunks, counts, longest, total = [], [], 0.0, 0
     for first in range(0, sizes.numel(), _MOLECULES_AT_ONCE):
         ptr = starts[first : first + _MOLECULES_AT_ONCE + 1]
         own = pos[int(ptr[0]) : int(ptr[-1])]
@@ -234,7 +236,9 @@ def _find_edges(pos: Tensor, sizes: Tensor, radius: float) -> _Edges:
             raise UnpackableError("the edges are not in order or not symmetric")
         if not plan.extent[0] > 0:
             raise UnpackableError("atoms are at the same place")
-        longest = max(longest, plan.extent[1])
+        longest, total = max(longest, plan.extent[1]), total + plan.num_edges
+        if total > _MAX_EDGES:
+            raise UnpackableError(f"the molecules have more than {_MAX_EDGES:,} edges")
         number = found.starts.diff()
         owner = torch.arange(number.numel()).repeat_interleave(number)
         atoms = found.edge_index - ptr[owner]

@@ -77,7 +77,7 @@ class DeviceRun(Run):
             group["lr"], group["capturable"] = self._rate, True
         # The optimiser skips what GradScaler finds infinite. It would warn of the steps before the
         # recording, too, which it thinks a mistake.
-        self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
+        self.optimizer.found_inf = self._failed  # type: ignore[attr-defined] # as it sets it
         self.optimizer._warned_capturable_if_run_uncaptured = True
         self._usual.fill_(self.progress.usual_norm)
         self._set_limit()
@@ -100,7 +100,8 @@ class DeviceRun(Run):
         if count < size:
             self._numbers[count:].fill_(len(self._packed))
         for block in self.model.interactions:
-            samples = block.conv.filter.samples(self._knots)  # type: ignore[union-attr, operator]
+            filter: Any = block.conv.filter  # type: ignore[union-attr] # untyped in lists
+            samples = filter.samples(self._knots)
             self._samples[id(samples)] = samples
         self._step_for(self._packed.needed(batch.numpy()))
         self.weights.changed()

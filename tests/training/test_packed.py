@@ -366,6 +366,7 @@ def test_captured_on_a_gpu(labelled, case, monkeypatch):
 
 @pytest.mark.gpu
 @needs_gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_step_on_a_gpu_never_waits(labelled, monkeypatch):
     """As the driver sees it, in the steps before the recording."""
     train_on = DeviceRun._train_on

@@ -120,6 +120,7 @@ def test_all_of_it_on_a_gpu(kernels, make_case, dtype):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not GPU, reason="needs a GPU")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_captured_and_repeated_on_a_gpu(kernels):
     """No primitive waits for the device, a CUDA graph can hold all, and no bit ever changes."""
     case = molecules([18] * 20 + [1], torch.float32).to(DEVICE)

@@ -149,7 +149,7 @@ class RadialFilter(RemembersSettings):
         first, second = self.lin1, self.lin2
         return filter_table(
             *(first.weight, first.bias, second.weight, second.bias),
-            self._samples(knots),
+            self.samples(knots),
             self.num_activations,
         )
 
@@ -162,8 +162,8 @@ class RadialFilter(RemembersSettings):
         # Straight from the dictionaries: this is asked at every step.
         return (*self.basis._buffers.values(), *self.basis._parameters.values())
 
-    def _samples(self, knots: Knots) -> Samples:
-        """What does not depend on the weights, kept for the next call."""
+    def samples(self, knots: Knots) -> Samples:
+        """What a table needs that does not depend on the weights, kept for the next call."""
         weight = self.lin1.weight
         if torch.compiler.is_compiling():
             return self._compute_samples(knots, weight)

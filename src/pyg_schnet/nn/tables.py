@@ -94,10 +94,18 @@ def table_of(filter: Any, knots: Knots, dtype: torch.dtype, device: torch.device
     Returns:
         Table ``[K, F]``.
     """
-    original = type(filter) in _FILTERS and not any(map(_altered, filter._modules.values()))
-    if original and filter.has_constant_basis:
+    if has_own_table(filter):
         return filter.table(knots)
     return spline_table(*_sample(filter, knots, dtype, device), knots.spacing)
+
+
+def has_own_table(filter: Any) -> bool:
+    """Whether a filter makes its table itself, from basis functions that are evaluated only once.
+
+    Its parts are then as they were built, and nobody listens to them.
+    """
+    original = type(filter) in _FILTERS and not any(map(_altered, filter._modules.values()))
+    return original and filter.has_constant_basis
 
 
 def frozen_table(filter: Any, knots: Knots | None = None) -> tuple[Knots, Tensor]:

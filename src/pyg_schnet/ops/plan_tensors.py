@@ -122,5 +122,5 @@ def _examined(
             & (target[transposed] == source)
             & (distances[transposed] == distances)
         ).all()
-    flags = torch.stack([in_range, valid, in_order, symmetric]).to(distances.dtype)
-    return transposed, _Facts(*torch.cat([flags, torch.stack([shortest, longest])]).tolist())
+    checks = torch.stack([in_range, valid, in_order, symmetric]).to(distances.dtype)
+    return transposed, _Facts(*torch.cat([checks, torch.stack([shortest, longest])]).tolist())

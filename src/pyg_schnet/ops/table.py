@@ -268,13 +268,17 @@ def _invert_mirrored(right: Tensor) -> Tensor:
     which has died away after thirty steps.
     """
     last = right.size(0) - 1
-    # Indices known in advance: compilers stumble over the remainder.
-    steps = range(-_REACH, last + _REACH + 1)
-    mirrored = [last - abs(step % (2 * last) - last) for step in steps]
-    padded = right.index_select(0, torch.tensor(mirrored, device=right.device))
+    if torch.compiler.is_compiling():  # compilers stumble over the remainder
+        steps = range(-_REACH, last + _REACH + 1)
+        places = [last - abs(step % (2 * last) - last) for step in steps]
+        mirrored = torch.tensor(places, device=right.device)
+    else:  # nothing is copied from the host, which a CUDA graph could not hold
+        along = torch.arange(-_REACH, last + _REACH + 1, device=right.device)
+        mirrored = last - (along % (2 * last) - last).abs()
     lags = torch.arange(-_REACH, _REACH + 1, dtype=right.dtype, device=right.device).abs()
     kernel = (-1.0) ** lags * (2 - math.sqrt(3)) ** lags / math.sqrt(12)
-    return torch.nn.functional.conv1d(padded.t().unsqueeze(1), kernel.view(1, 1, -1))[:, 0].t()
+    # Not a convolution: on GPUs those round to the ten bits of TF32 unless they are told not to.
+    return right.index_select(0, mirrored).unfold(0, lags.numel(), 1) @ kernel
 
 
 class _SplineTable(torch.autograd.Function):

@@ -151,7 +151,11 @@ def save_checkpoint(
         "model": model.config,
         "train": config.to_dict(),
         "progress": asdict(progress),
-        "param_groups": state["param_groups"],
+        # As it is on the host: a run on a GPU may go on elsewhere.
+        "param_groups": [
+            group | {"lr": float(group["lr"]), "capturable": False}
+            for group in state["param_groups"]
+        ],
         "fingerprints": fingerprints,
         "dtype": str(model.embedding.weight.dtype),
     }

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch_geometric.data import Data
 
+from ..data.packed import PackedBatch
 from ..loader import MoleculeLoader
 from ..nn import SchNet, forces_from_energy
+from ..nn.packed import evaluate_packed
 from ..nn.response import strained, stress_from_energy, volumes_of
 from ..nn.system import check_system
 from ..nn.unpack import unpack
@@ -99,7 +101,19 @@ class Objective(nn.Module):
             wanted = stress_labels(batch).to(pos)
             found = stress_from_energy(output, strain, cell, create_graph=True)  # type: ignore[arg-type]
             stress = found, wanted
-        return self._sums(sizes, member, labels, forces, stress)
+        return self.sums(sizes, member, labels, forces, stress)
+
+    def of_packed(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """The same of a packed batch, energies and forces, without waiting for its device."""
+        pos = batch.pos.requires_grad_(self.config.with_forces)
+        output = evaluate_packed(self.model, batch, pos)
+        labels = forces = None
+        if self.config.energy_weight > 0:
+            labels = output, batch.energy
+        if self.config.with_forces:
+            assert batch.force is not None
+            forces = forces_from_energy(output, pos, create_graph=True), batch.force
+        return self.sums(batch.sizes, batch.molecule, labels, forces, None)
 
     def of_evaluation(self, result: "Evaluation", sizes: Tensor) -> tuple[Tensor, Tensor]:
         """The same of predictions that are known, such as those of a whole validation set.
@@ -117,9 +131,9 @@ class Objective(nn.Module):
             shape = (-1, 3, 3)
             stress = result.stress.predicted.view(shape), result.stress.reference.view(shape)
         member = torch.arange(len(sizes)).repeat_interleave(sizes)
-        return self._sums(sizes, member, labels, forces, stress)
+        return self.sums(sizes, member, labels, forces, stress)
 
-    def _sums(
+    def sums(
         self,
         sizes: Tensor,
         member: Tensor,
@@ -158,8 +172,8 @@ class Objective(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         known = ~force.isnan().any(dim=1)  # [N]
         error = torch.where(known.unsqueeze(1), found - force.nan_to_num(), 0.0)
-        unknown = torch.bincount(member[~known], minlength=len(sizes))
-        complete = unknown == 0  # a molecule counts if all of its forces are known
+        complete = torch.zeros_like(sizes).index_add(0, member, known.to(sizes)) == sizes
+        # A molecule counts if all of its forces are known; without atoms it does not.
         share = (complete.double() / sizes)[member]  # [N]
         by_atom = self._phi(error).sum(dim=1) * share
         return self.config.force_weight * by_atom.sum(), complete.sum()

@@ -4,14 +4,17 @@ import copy
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
 from torch_geometric.data import Batch
 
+from ..loader import MoleculeLoader
 from ..nn import SchNet
 from ..storage import write_atomically
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
@@ -26,7 +29,7 @@ from .random_state import random_state
 from .weights import FlatWeights, MovingAverage
 
 # Weight of a step in the moving average of the norm of the gradient.
-_NORM_MEMORY = 0.01
+NORM_MEMORY = 0.01
 
 
 class Run:
@@ -48,6 +51,9 @@ class Run:
         best: Weights of the best model so far.
         saved_step: Step of the last checkpoint, if there is one.
         stopped: Whether a process has got a signal to stop.
+        loader: Loads the training set in that order.
+        report: Called with the loss of each step, and the number of molecules that it is of.
+        note: What to tell people as it begins, if anything.
     """
 
     def __init__(
@@ -62,6 +68,9 @@ class Run:
         with_labels: bool = True,
     ):
         self.model, self.order, self.config = model, order, config
+        self.loader: MoleculeLoader | None = None
+        self.note: str | None = None
+        self.report: Callable[[float, int], object] = lambda loss, molecules: None
         self.with_labels = with_labels
         self.directory, self.fingerprints, self.world = directory, fingerprints, world
         self.objective = Objective(model, read, config)
@@ -148,6 +157,16 @@ class Run:
         fraction = self.config.fraction(progress.step, progress.seconds, len(self.order))
         return self.config.learning_rate(progress.step, fraction)
 
+    def batches(self) -> Iterator[Any]:
+        """What is left of the epoch, for :meth:`advance`."""
+        assert self.loader is not None
+        self.loader.set_epoch(self.progress.epoch, self.progress.batch)
+        return iter(self.loader)
+
+    def advance(self, batch: Any, stop: Event) -> None:
+        """Takes a step, see :meth:`step`, and reports it."""
+        self.report(*self.step(batch, stop))
+
     def step(self, batch: Batch, stop: Event) -> tuple[float, int]:
         """Trains on a batch.
 
@@ -162,7 +181,7 @@ class Run:
             FloatingPointError: If loss or gradient are not finite, or the loss explodes; the model
                 is as it was.
         """
-        progress, lr = self.progress, self.lr
+        lr = self.lr
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self._parallel is None:
@@ -181,14 +200,18 @@ class Run:
         self.optimizer.step()
         self.weights.changed()
         self.average.update()
+        self._count(loss, count)
+        return loss, count
 
+    def _count(self, loss: float, count: int) -> None:
+        """Notes a step that was taken."""
+        progress = self.progress
         if progress.step < FIRST:
             progress.first_losses.append(loss)
         progress.step += 1
         progress.batch += 1
         progress.loss_sum += loss * count
         progress.molecules += count
-        return loss, count
 
     def _longest(self, norm: float) -> float:
         """The norm that the gradient may have, when it has this one."""
@@ -198,7 +221,7 @@ class Run:
             usual = progress.usual_norm or norm
             longest = min(longest, config.clip_ratio * usual)
             # Of what is left of it, so that no leap makes the next one usual.
-            progress.usual_norm = usual + _NORM_MEMORY * (min(norm, longest) - usual)
+            progress.usual_norm = usual + NORM_MEMORY * (min(norm, longest) - usual)
         return longest
 
     def _shared(self, sums: Tensor, counts: Tensor, stop: Event) -> tuple[Tensor, float, int]:

@@ -68,6 +68,12 @@ class FlatWeights:
         for flat in self.flat:
             flat.grad.zero_()  # type: ignore[union-attr] # it always has one
 
+    @torch.no_grad()
+    def set_grad(self, gradients: tuple[torch.Tensor, ...]) -> None:
+        """Sets the gradients, one for each of :attr:`parameters`."""
+        views: list[Any] = [p.grad for p in self.parameters]
+        torch._foreach_copy_(views, gradients)
+
     def gradient_norm(self) -> torch.Tensor:
         """Euclidean norm of all gradients."""
         norms = [torch.linalg.vector_norm(flat.grad) for flat in self.flat]
@@ -98,7 +104,7 @@ class MovingAverage(AveragedModel):
     """
 
     def __init__(self, model: SchNet, weights: FlatWeights, decay: float):
-        super().__init__(model)
+        super().__init__(model, device=weights.flat[0].device)  # where it counts, too
         self._weights, self._averaged = weights, weights.of(self.module)  # type: ignore[arg-type]
         self.decay = decay
 
@@ -109,8 +115,25 @@ class MovingAverage(AveragedModel):
         weight = 1.0 if count == 0 else 1 - min(self.decay, (1 + count) / (10 + count))
         for averaged, current in zip(self._averaged.flat, self._weights.flat):
             averaged.lerp_(current, weight)
-        self._averaged.changed()
+        self.changed()
         self.n_averaged += 1
+
+    @torch.no_grad()
+    def update_where(self, wanted: torch.Tensor) -> None:
+        """The same if ``wanted``, a bool on the device, which nobody on the host looks at.
+
+        To be followed by :meth:`changed`, also where it is repeated as part of a CUDA graph.
+        """
+        count = self.n_averaged.double()
+        decay = ((1 + count) / (10 + count)).clamp(max=self.decay)
+        weight = torch.where(count == 0, 1.0, 1 - decay) * wanted
+        for averaged, current in zip(self._averaged.flat, self._weights.flat):
+            averaged.lerp_(current, weight.to(averaged.dtype))
+        self.n_averaged.add_(wanted)
+
+    def changed(self) -> None:
+        """Notes a change of the average, as :meth:`FlatWeights.changed` does."""
+        self._averaged.changed()
 
 
 @torch.no_grad()

@@ -1,0 +1,114 @@
+"""Which runs can train on packed batches, and their training set for it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..data.packed import PackedMolecules, UnpackableError
+from ..loader import MoleculeLoader
+from ..nn import SchNet
+from ..nn.layers import read_layers
+from ..nn.radial import BesselBasis, GaussianSmearing
+from ..nn.system import reach
+from ..nn.tables import has_own_table, knots_of
+from ..ops import Knots
+from .config import TrainConfig
+from .distributed import World
+from .fingerprint import holds_still
+from .labels import Labelled, Molecules
+from .loss import force_labels
+
+
+def pack(
+    model: SchNet, dataset: Molecules, data: Labelled, config: TrainConfig, world: World
+) -> tuple[PackedMolecules, Knots]:
+    """A training set on the device of a model, and the knots of filters that all of it needs.
+
+    Args:
+        model: Model to train.
+        dataset: Training set.
+        data: What was read of it.
+        config: Settings.
+        world: Processes that train.
+
+    Raises:
+        UnpackableError: If something cannot be trained so, saying what. It may be wrong in other
+            ways too, which the ordinary way finds out.
+    """
+    knots = _knots(model)
+    _check_run(model, dataset, config, world)
+    pos, force = [], []
+    for batch in MoleculeLoader(dataset, 1024):
+        if "cell" in batch or "pbc" in batch:
+            raise UnpackableError("the data have cells")
+        if "edge_weight" in batch and not _reaches(batch.get("cutoff"), model):
+            raise UnpackableError("the data have edges of their own")
+        pos.append(batch.pos.detach().cpu())
+        if config.with_forces:
+            force.append(force_labels(batch).detach().cpu())
+    positions = torch.cat(pos)
+    z = data.z.cpu()
+    if positions.dim() != 2 or not positions.isfinite().all() or z.shape != positions.shape[:1]:
+        raise UnpackableError("positions are not finite, or not one per atom")
+    if z.min() < 1 or z.max() >= model.species.numel() or data.sizes.min() < 1:
+        raise UnpackableError("there are padding atoms, or none")
+    packed = PackedMolecules(
+        *(z, positions, data.sizes.cpu(), data.labels.cpu()),
+        torch.cat(force).to(positions) if force else None,
+        reach(model),
+        model.embedding.weight.device,
+    )
+    if not knots.vanishes and packed.longest > knots.stop:
+        raise UnpackableError("a distance is beyond the range of the filters")
+    return packed, knots.covering(packed.longest)
+
+
+def _check_run(model: SchNet, dataset: Molecules, config: TrainConfig, world: World) -> None:
+    """Refuses what a packed step does not do."""
+    if world.size > 1:
+        raise UnpackableError("several processes share out each batch")
+    if config.with_stress:
+        raise UnpackableError("stress is trained")
+    if not holds_still(dataset):
+        raise UnpackableError("the data have a transform")
+    if torch.is_autocast_enabled(model.embedding.weight.device.type):
+        raise UnpackableError("autocast is on")
+    if model.embedding.weight.device.type not in ("cpu", "cuda"):
+        raise UnpackableError("the model is on a device of another kind")
+    if any(map(_has_hooks, model.parameters())):
+        raise UnpackableError("a parameter has hooks")
+
+
+def _has_hooks(parameter: Tensor) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def _knots(model: SchNet) -> Knots:
+    """The knots of all filters, if these are what they were built as, and use tables."""
+    layers = read_layers(model)
+    limit = model.config["max_num_neighbors"]
+    if layers is None or model.interaction_graph is not None or limit is not None:
+        raise UnpackableError("a part of the model is not the original, or has hooks")
+    filters = [layer.conv.filter for layer in layers]
+    for layer, filter in zip(layers, filters):
+        basis = getattr(filter, "basis", None)
+        # Of these nothing is looked up on the device.
+        if type(basis) not in (GaussianSmearing, BesselBasis) or not has_own_table(filter):
+            raise UnpackableError("a filter is not the original, or has hooks")
+        if not layer.conv.has_table():
+            raise UnpackableError("filters are evaluated on edges, not on knots")
+    knots = {knots_of(filter) for filter in filters}
+    if len(knots) > 1 or (first := knots.pop()).start > 0.0:
+        raise UnpackableError("filters differ in their range")
+    return first
+
+
+def _reaches(cutoff: Tensor | None, model: SchNet) -> bool:
+    """Whether stored edges are those that the model would look for, or more, which do not count."""
+    radius = reach(model)
+    return (
+        cutoff is not None
+        and math.isfinite(radius)
+        and float(torch.as_tensor(cutoff).min()) >= radius * (1 - 1e-6)
+    )

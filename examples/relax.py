@@ -40,7 +40,7 @@ def main() -> None:
     relaxed = {}
     for optimizer in (FIRE, BFGS):
         atoms = frame_of_ethanol()
-        atoms.calc = SchNetCalculator(model, domain="raise")
+        atoms.calc = SchNetCalculator(model)
         search = optimizer(atoms, logfile=None)
         converged = bool(search.run(fmax=args.fmax, steps=args.steps))
         name, energy = optimizer.__name__, atoms.get_potential_energy()

@@ -4,7 +4,7 @@ import torch
 from torch_geometric.data import Data
 
 from contenders.common import Contender, Inputs
-from pyg_schnet import Potential, SchNet
+from pyg_schnet import SchNet
 
 
 class Ours(Contender):
@@ -31,17 +31,13 @@ class Ours(Contender):
         return energy.squeeze(1).float()
 
     def predict(self, inputs: Inputs) -> None:
-        """The path of this package for inference; a lone small molecule comes without edges."""
-        if self.mode == "table" and inputs.data.edge_index is None:
-            self.potential(inputs.z.numpy(), inputs.pos.numpy())
-        else:
-            self.model.predict(inputs.data)
+        """The path of this package for inference."""
+        self.model.predict(inputs.data)
 
     def prepare_inference(self) -> None:
         """Tables are computed once."""
         if self.mode == "table":
             self.model.freeze()
-            self.potential = Potential(self.model)
 
     def prepare_training(self) -> None:
         """Thaws tables."""

@@ -1,6 +1,7 @@
 """The potential of a molecule against automatic differentiation in float64 and ``predict``."""
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -83,14 +84,31 @@ def test_is_a_copy():
     before = potential(z, pos).energy
     with torch.no_grad():
         model.readout.lin2.weight.mul_(2.0)
+    model.share_memory()  # moves the weights
     assert model.training
     assert potential(z, pos).energy == before
-    # Weights that are loaded into the copy count, filters included.
-    other = small_model(std=3.5).float()
-    with torch.no_grad():
-        other.interactions[1].conv.filter.lin1.weight.mul_(1.5)
-    potential.model.load_state_dict(other.state_dict())
-    assert potential(z, pos).energy == pytest.approx(expected(other, z, pos)[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_copies(duplicate, without_operators):
+    model = small_model().float()
+    z, pos = arrays()
+    potential = Potential(model)
+    again = duplicate(potential)
+    expected = potential(z, pos)
+    del potential
+    assert np.array_equal(again(z, pos).forces, expected.forces)
+    assert len(pickle.dumps(again)) < 1.2 * len(pickle.dumps(again._model))
+
+
+def test_any_arrays(without_operators):
+    potential = Potential(small_model().float())
+    z, pos = arrays()
+    expected = potential(z, pos)
+    frozen = pos.copy()
+    frozen.flags.writeable = False
+    for other in ((z.tolist(), pos.tolist()), (z, frozen), (z[::-1][::-1], pos[::-1][::-1])):
+        assert np.array_equal(potential(*other).forces, expected.forces)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +118,18 @@ def test_is_a_copy():
         (lambda z, pos: (z, np.concatenate([pos[:1], pos[:-1]])), "same place"),
         (lambda z, pos: (np.where(z == z[0], 101, z), pos), "101"),
         (lambda z, pos: (z[:-1], pos), "one row per atom"),
+        (lambda z, pos: (z[:, None], pos), r"'z' must"),
     ],
 )
 def test_refuses(change, message):
     with pytest.raises((ValueError, TypeError), match=message):
         Potential(small_model().float())(*change(*arrays()))
+
+
+def test_distances_that_overflow_are_left_to_the_operators():
+    z, pos = arrays()
+    with pytest.raises(ValueError, match=r"beyond|finite"):
+        Potential(small_model(envelope="none", cutoff=9.0).float())(z, 1e100 * pos)
 
 
 def test_damaged_weights():

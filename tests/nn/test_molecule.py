@@ -59,6 +59,30 @@ def test_widths(hidden, filters, num_atoms):
     assert (forces - expected[3]).abs().max() <= 1e-4 * expected[3].abs().max()
 
 
+def other_width(model):
+    model.interactions[1].conv = frozen(num_filters=16).interactions[1].conv
+
+
+def few_species(model):
+    model.embedding = torch.nn.Embedding(10, 12)
+
+
+def wide_head(model):
+    model.readout.lin1 = frozen(hidden_channels=24).readout.lin1
+
+
+def short_references(model):
+    model.readout.offsets.atomref = model.readout.offsets.atomref[:10]
+
+
+@pytest.mark.parametrize("change", [other_width, few_species, wide_head, short_references])
+def test_shapes_that_are_not_those_of_one_network(change):
+    model, data = frozen(), random_molecule(9)
+    assert by_kernel(model, data) is not None
+    change(model)
+    assert by_kernel(model, data) is None
+
+
 def test_is_what_predict_runs(monkeypatch):
     model, data = frozen(), random_molecule(9)
     expected = model.predict(data)

@@ -38,7 +38,6 @@ from .models import (
     prepared,
     takes_edges,
 )
-from .potential import Potential
 
 _PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress")
 
@@ -101,13 +100,7 @@ class SchNetCalculator(Calculator):
         if not 0 <= skin < math.inf:
             raise ValueError(f"'skin' must be finite and not negative (got {skin})")
         self._factor = convert(1.0, energy_unit(model, units, "SchNetCalculator"), "eV")
-        self.model: SchNet | Ensemble
-        self._potential = None
-        if isinstance(model, SchNet):
-            self._potential = Potential(model, device=device, dtype=dtype)
-            self.model = self._potential.model
-        else:
-            self.model = prepared(model, device, dtype)
+        self.model: SchNet | Ensemble = prepared(model, device, dtype)
         self._averages = members(self.model)[0].config["readout"] == "mean"
         self._contacts = Contacts(members(self.model), domain)
         self._neighbors = None
@@ -202,25 +195,13 @@ class SchNetCalculator(Calculator):
         if periodic:
             cell = torch.from_numpy(atoms.cell.array).to(device, finest_dtype(device)).unsqueeze(0)
             pbc = torch.from_numpy(atoms.pbc).to(device).unsqueeze(0)
-        system = System(z, pos, None, None, None, cell, pbc, 1)
-        if self._potential is not None and not periodic and len(atoms) <= SMALL:
-            result = self._by_potential(numbers, atoms.positions)
-        else:
-            edge_index, edge_shift = self._edges(pos, cell, pbc)
-            system = system._replace(edge_index=edge_index, edge_shift=edge_shift)
-            found = evaluated(self.model, system, with_stress)
-            result = {name: value.detach().cpu().numpy() for name, value in found.items()}
+        edges = self._edges(pos, cell, pbc)
+        system = System(z, pos, None, *edges, cell, pbc, 1)
+        found = evaluated(self.model, system, with_stress)
+        result = {name: value.detach().cpu().numpy() for name, value in found.items()}
         results = self._converted(result)
         self._contacts.check(system)
         self.results = results
-
-    def _by_potential(self, numbers: np.ndarray, positions: np.ndarray) -> dict[str, Any]:
-        assert self._potential is not None
-        try:
-            energy, forces, energies = self._potential(numbers, positions)
-        except FloatingPointError as error:
-            raise CalculationFailed(str(error)) from error
-        return {"energy": np.array([energy]), "forces": forces, "energies": energies}
 
     def _edges(
         self, pos: Tensor, cell: Tensor | None, pbc: Tensor | None

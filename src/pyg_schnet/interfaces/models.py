@@ -10,7 +10,7 @@ from ..nn import Ensemble, SchNet, SchNetConv
 # Up to so many atoms, an open system is searched anew in less time than a list is looked after.
 SMALL = 100
 
-_Model = TypeVar("_Model", SchNet, Ensemble)
+_Model = TypeVar("_Model", bound=SchNet | Ensemble)
 
 
 def members(model: SchNet | Ensemble) -> list[SchNet]:
@@ -32,10 +32,11 @@ def prepared(model: _Model, device: torch.device | str | None, dtype: torch.dtyp
     if dtype not in (None, torch.float32, torch.float64):
         raise ValueError(f"'dtype' must be torch.float32 or torch.float64 (got {dtype})")
     with torch.inference_mode(False):
-        model = copy.deepcopy(model).to(device=device, dtype=dtype).eval().requires_grad_(False)
-        for member in members(model):
+        own = copy.deepcopy(model)
+        own.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        for member in members(own):
             freeze_for_dynamics(member)
-    return model
+    return own
 
 
 def finest_dtype(device: torch.device) -> torch.dtype:

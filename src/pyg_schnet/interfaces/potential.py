@@ -9,7 +9,7 @@ import torch
 from ..nn import SchNet
 from ..nn.ensemble import evaluated
 from ..nn.layers import read_layers
-from ..nn.molecule import molecular
+from ..nn.molecule import Molecular, molecular
 from ..nn.system import System
 from .models import check_target, finest_dtype, freeze_for_dynamics, prepared
 
@@ -31,10 +31,10 @@ class Evaluation(NamedTuple):
 class Potential:
     r"""The potential energy surface of molecules, as a function of arrays.
 
-    A copy of a model, frozen: all that :meth:`SchNet.predict` finds out about a model in each call
-    is found out once. A small molecule, its energy and its forces then are a single compiled
-    kernel, for dynamics, sampling and optimisers of one's own. Larger ones, and models with parts
-    exchanged, are evaluated as ``predict`` does.
+    A frozen copy of a model, which nothing changes any more: what :meth:`SchNet.predict` finds out
+    about a model in each call is found out once. A small molecule, its energy and its forces then
+    are a single compiled kernel, for dynamics, sampling and optimisers of one's own. Larger ones,
+    and models with parts exchanged, are evaluated as ``predict`` does.
 
     Args:
         model: A model that predicts energies. It is copied, and may be trained on.
@@ -63,20 +63,38 @@ class Potential:
         if not isinstance(model, SchNet):
             raise TypeError(f"expected a SchNet (got {type(model).__name__})")
         check_target(model)
-        self.model = prepared(model, device, dtype)
-        self._read()
+        self._model = prepared(model, device, dtype)
+        self._network = self._read()
+
+    def __getstate__(self) -> dict[str, SchNet]:
+        return {"_model": self._model}
+
+    def __setstate__(self, state: dict[str, SchNet]) -> None:
+        self._model = state["_model"]
+        self._network = self._read()
+
+    @torch.no_grad()
+    def _read(self) -> Molecular | None:
+        """Copies what the kernel takes, for PyTorch may move the memory of a model at any time."""
+        if self._model.interaction_graph is not None:
+            return None
+        freeze_for_dynamics(self._model, anew=False)
+        layers = read_layers(self._model)
+        network = None if layers is None else molecular(self._model, layers)
+        return None if network is None else network.copied()
 
     def __call__(self, z: np.ndarray, pos: np.ndarray) -> Evaluation:
         """Evaluates one molecule.
 
         Args:
-            z: Atomic numbers ``[N]``.
+            z: Atomic numbers ``[N]``, whole numbers.
             pos: Positions ``[N, 3]`` in angstrom; computed in double precision unless float32.
 
         Raises:
             ValueError: If the model refuses the molecule.
             FloatingPointError: If a result is not finite.
         """
+        z, pos = np.asarray(z), np.asarray(pos)
         result = self._by_kernel(z, pos)
         if result is None:
             result = self._by_operators(z, pos)
@@ -88,22 +106,7 @@ class Potential:
             )
         return result
 
-    def _read(self) -> None:
-        """Finds out about the model what holds until its tables are made anew."""
-        self._network, self._tables = None, []
-        if self.model.interaction_graph is not None:
-            return
-        layers = read_layers(self.model)
-        if layers is None:
-            return
-        freeze_for_dynamics(self.model, anew=False)
-        with torch.no_grad():
-            self._network = molecular(self.model, layers)
-        self._tables = [(layer.conv, layer.conv._frozen) for layer in layers]
-
     def _by_kernel(self, z: np.ndarray, pos: np.ndarray) -> Evaluation | None:
-        if any(conv._frozen is not table for conv, table in self._tables):
-            self._read()
         network = self._network
         if (
             network is None
@@ -114,14 +117,18 @@ class Potential:
             or pos.shape != (len(z), 3)
         ):
             return None
-        result = network.evaluate(np.ascontiguousarray(z), np.ascontiguousarray(pos))
+        if not (pos.flags.c_contiguous and pos.flags.writeable):  # others are compiled for anew
+            pos = pos.copy()
+        if not (z.flags.c_contiguous and z.flags.writeable):
+            z = z.copy()
+        result = network.evaluate(z, pos)
         return None if result is None else Evaluation(result[0], result[3], result[1])
 
     @torch.inference_mode(False)  # whose tensors autograd refuses
     def _by_operators(self, z: np.ndarray, pos: np.ndarray) -> Evaluation:
-        device = self.model.embedding.weight.device
+        device = self._model.embedding.weight.device
         positions = torch.as_tensor(pos).to(device, finest_dtype(device))
         system = System(torch.as_tensor(z).to(device), positions, batch_size=1)
-        result = evaluated(self.model, system, stress=False)
+        result = evaluated(self._model, system, stress=False)
         forces, energies = (result[name].cpu().numpy() for name in ("forces", "energies"))
         return Evaluation(float(result["energy"]), forces, energies)

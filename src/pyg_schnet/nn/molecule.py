@@ -48,6 +48,10 @@ class Molecular(NamedTuple):
     width: int
     most: float
 
+    def copied(self) -> "Molecular":
+        """The same with arrays of its own."""
+        return self._replace(species=self.species.copy(), arrays=_copied(self.arrays))
+
     def evaluate(
         self, z: np.ndarray, pos: np.ndarray, with_forces: bool = True
     ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray] | None:
@@ -98,6 +102,7 @@ def predict(
     num_atoms = z.size(0)
     if (
         z.dtype != torch.long
+        or z.dim() != 1
         or pos.shape != (num_atoms, 3)
         or pos.dtype not in (torch.float32, torch.float64)
         or not (z.is_cpu and pos.is_cpu)
@@ -151,7 +156,7 @@ def _arrays_of(model: "SchNet", layers: list[Layer], knots: Knots) -> tuple | No
     for layer in layers:
         tensors += [*layer.before, *layer.after, *layer.last]
     places = [
-        None if t is None else (t.data_ptr(), t.stride(), t.dtype)
+        None if t is None else (t.data_ptr(), t.shape, t.stride(), t.dtype)
         for t in (*tensors, offsets.std, offsets.mean, offsets.atomref)
     ]
     known = _arrays.get(model)
@@ -160,6 +165,8 @@ def _arrays_of(model: "SchNet", layers: list[Layer], knots: Knots) -> tuple | No
     if not all(
         t is None or (t.is_cpu and t.is_contiguous() and t.dtype == torch.float32) for t in tensors
     ):
+        return None
+    if not _fit(model, layers, first, second, tables, knots):
         return None
     from ..ops.molecule_kernel import LANES
 
@@ -179,9 +186,45 @@ def _arrays_of(model: "SchNet", layers: list[Layer], knots: Knots) -> tuple | No
     return arrays
 
 
+def _fit(
+    model: "SchNet",
+    layers: list[Layer],
+    first: tuple[Tensor, Tensor | None],
+    second: tuple[Tensor, Tensor | None],
+    tables: list[Tensor],
+    knots: Knots,
+) -> bool:
+    """Whether all shapes are those of one network: the kernel cannot notice if they are not."""
+    hidden, width = layers[0].after[0].shape
+    offsets: Any = model.readout.offsets
+    half = first[0].size(0)
+    dense = [(first, (half, hidden)), (second, (1, half))]
+    for layer in layers:
+        dense += [
+            (layer.before, (width, hidden)),
+            (layer.after, (hidden, width)),
+            (layer.last, (hidden, hidden)),
+        ]
+    return (
+        model.embedding.weight.shape == (NUM_SPECIES, hidden)
+        and model.species.shape == (NUM_SPECIES,)
+        and offsets.atomref.shape == (NUM_SPECIES,)
+        and all(t.dtype == torch.float64 for t in (offsets.atomref, offsets.mean, offsets.std))
+        and all(table.shape == (knots.rows, width) for table in tables)
+        and all(w.shape == shape for (w, _), shape in dense)
+        and all(b is None or b.shape == shape[:1] for (_, b), shape in dense)
+    )
+
+
 def _dense(layer: tuple[Tensor, Tensor | None]) -> tuple[np.ndarray, ...]:
-    """Weight, bias, and room for the weight transposed and that of which it was made."""
+    """Weight, bias, the weight transposed, and that of which it was made."""
     weight, bias = layer
     bias = weight.new_zeros(weight.size(0)) if bias is None else bias
     array = weight.detach().numpy()
-    return array, bias.detach().numpy(), np.zeros_like(array.T, order="C"), np.zeros_like(array)
+    return array, bias.detach().numpy(), array.T.copy(), array.copy()
+
+
+def _copied(arrays: Any) -> Any:
+    if isinstance(arrays, tuple):
+        return tuple(map(_copied, arrays))
+    return arrays.copy() if isinstance(arrays, np.ndarray) else arrays

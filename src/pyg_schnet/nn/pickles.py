@@ -149,6 +149,15 @@ class _Unpickler(pickle._Unpickler):
         super().__init__(file, encoding="latin-1")
         self._storage = storage
 
+    def _load_bytearray(self) -> None:
+        raise pickle.UnpicklingError("the file holds a bytearray, which no model has")
+
+    # It would make room for as many bytes as the opcode says before it reads them.
+    dispatch = {  # noqa: RUF012 - as in the base class
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: _load_bytearray,  # type: ignore[dict-item] # of this class
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         """What a name in the pickle stands for."""
         if (module, name) == ("collections", "OrderedDict"):
@@ -200,6 +209,8 @@ _REBUILD: dict[str, Callable] = {
 def _load_archive(archive: zipfile.ZipFile, name: str) -> Any:
     """The format since PyTorch 1.6: a zip archive of a pickle and a record per storage."""
     names = archive.namelist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise CorruptFileError(f"'{name}' is a compressed archive, and not one of torch.save")
     if any(entry.rpartition("/")[2] == "constants.pkl" for entry in names):
         raise _Scripted
     pickles = [entry for entry in names if entry.rpartition("/")[2] == "data.pkl"]

@@ -63,6 +63,10 @@ def forces_from_distances(
     along = (slopes.to(vectors.dtype) / lengths).unsqueeze(1) * vectors
     # Not index_add, which on GPUs adds in another order each time.
     by_source, _, order = plan.transposed()
+    if slopes.device.type not in ("cpu", "cuda"):  # segment_reduce knows no others
+        forces = along.new_zeros(plan.num_dst, along.size(1))
+        forces.index_add_(0, plan.target, along)
+        return forces.index_add_(0, plan.source, along, alpha=-1)
     return _sums(along, plan.rowptr) - _sums(along.index_select(0, order), by_source)
 
 

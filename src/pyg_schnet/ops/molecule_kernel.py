@@ -12,8 +12,9 @@ operators, which know how to report it.
 import math
 
 import numpy as np
+from numba import njit
 
-from .compilation import kernel
+from .compilation import kernel, source_digest
 from .cpu_launch import panel_of_registers
 from .cpu_softplus import value_and_slope
 from .simd import get, handle, load, store, total, zero
@@ -26,8 +27,8 @@ LANES = panel_of_registers(4, masked=False).lanes
 _whole, _masked = (handle(panel_of_registers(4, masked)) for masked in (False, True))
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
-def evaluate(
+@njit(error_model="numpy", fastmath=_MATH)
+def _evaluate(
     z,
     pos,
     species,
@@ -97,6 +98,8 @@ def evaluate(
             for c in range(3):
                 vector[c] = pos[j, c] - pos[i, c]
             squared = vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]
+            if not squared < np.inf:  # of coordinates that are huge
+                return False
             if not squared < squared_cutoff:
                 continue
             distance = math.sqrt(squared)
@@ -173,7 +176,7 @@ def evaluate(
     return True
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
+@njit(error_model="numpy", fastmath=_MATH)
 def _set_taps(u, inverse_spacing, taps):
     """The four cubic B-splines at u, and their derivatives by the distance."""
     v = 1.0 - u
@@ -187,7 +190,7 @@ def _set_taps(u, inverse_spacing, taps):
     taps[7] = u * u * 0.5 * inverse_spacing
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
+@njit(error_model="numpy", fastmath=_MATH)
 def _refresh(layer):
     """Transposes the weight of a layer again if it has changed."""
     weight, _, transposed, known = layer
@@ -198,23 +201,26 @@ def _refresh(layer):
     if changed:
         for f in range(weight.shape[0]):
             for k in range(weight.shape[1]):
-                known[f, k] = transposed[k, f] = weight[f, k]
+                transposed[k, f] = weight[f, k]
+        for f in range(weight.shape[0]):  # when all is there: other threads may look
+            for k in range(weight.shape[1]):
+                known[f, k] = weight[f, k]
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
+@njit(error_model="numpy", fastmath=_MATH)
 def _linear(x, layer, out, add, partial):
     """``x @ weight.T + bias``, added to ``out`` or in place of it."""
     _, bias, transposed, _ = layer
     _multiply(x, transposed, bias.ctypes.data, out, add, partial)
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
+@njit(error_model="numpy", fastmath=_MATH)
 def _transposed_linear(x, layer, out, add, partial):
     """``x @ weight``, added to ``out`` or in place of it."""
     _multiply(x, layer[0], 0, out, add, partial)
 
 
-@kernel(error_model="numpy")
+@njit(error_model="numpy")
 def _multiply(x, matrix, bias, out, add, partial):
     if partial is None:
         _multiply_panels(_whole(), x, matrix, bias, out, add)
@@ -222,7 +228,7 @@ def _multiply(x, matrix, bias, out, add, partial):
         _multiply_panels(_masked(), x, matrix, bias, out, add)
 
 
-@kernel(error_model="numpy")
+@njit(error_model="numpy")
 def _multiply_panels(panel, x, matrix, bias, out, add):
     """Rows in threes: their sums stay in registers, and each panel of the matrix serves three."""
     depth, width = matrix.shape
@@ -250,7 +256,7 @@ def _multiply_panels(panel, x, matrix, bias, out, add):
             store(panel, out_, k * width + f, active, c)
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
+@njit(error_model="numpy", fastmath=_MATH)
 def _activate(v, slopes):
     """Shifted softplus in place, and its derivative."""
     for i in range(v.shape[0]):
@@ -258,7 +264,7 @@ def _activate(v, slopes):
             v[i, f], slopes[i, f] = value_and_slope(v[i, f])
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
+@njit(error_model="numpy", fastmath=_MATH)
 def _activate_silu(v, slopes):
     """SiLU in place, and its derivative."""
     one = np.float32(1.0)
@@ -270,14 +276,14 @@ def _activate_silu(v, slopes):
             slopes[i, f] = sigmoid * (one + x * (one - sigmoid))
 
 
-@kernel(error_model="numpy", fastmath=_MATH)
+@njit(error_model="numpy", fastmath=_MATH)
 def _scale(x, factors):
     for i in range(x.shape[0]):
         for f in range(x.shape[1]):
             x[i, f] *= factors[i, f]
 
 
-@kernel(error_model="numpy")
+@njit(error_model="numpy")
 def _convolve(u, pairs, taps, table, y, partial):
     """Sums over neighbours of features times filters, both directions of each pair at once."""
     if partial is None:
@@ -286,7 +292,7 @@ def _convolve(u, pairs, taps, table, y, partial):
         _convolve_panels(_masked(), u, pairs, taps, table, y)
 
 
-@kernel(error_model="numpy")
+@njit(error_model="numpy")
 def _convolve_panels(panel, u, pairs, taps, table, y):
     rowptr, others, knots = pairs
     rows, width = u.shape
@@ -303,7 +309,7 @@ def _convolve_panels(panel, u, pairs, taps, table, y):
             store(panel, y_, i * width + f, active, y_i)  # all j < i: nothing is there yet
 
 
-@kernel(error_model="numpy")
+@njit(error_model="numpy")
 def _filter(panel, taps, tap, table, row, width, active):
     return (
         load(panel, table, row, active) * get(panel, taps, tap)
@@ -313,7 +319,7 @@ def _filter(panel, taps, tap, table, row, width, active):
     )
 
 
-@kernel(error_model="numpy")
+@njit(error_model="numpy")
 def _convolve_backward(g, u, pairs, taps, table, by_u, pulls, partial):
     """Gradients of :func:`_convolve` by features, and by distances, which add to ``pulls``."""
     if partial is None:
@@ -322,7 +328,7 @@ def _convolve_backward(g, u, pairs, taps, table, by_u, pulls, partial):
         _convolve_backward_panels(_masked(), g, u, pairs, taps, table, by_u, pulls)
 
 
-@kernel(error_model="numpy")
+@njit(error_model="numpy")
 def _convolve_backward_panels(panel, g, u, pairs, taps, table, by_u, pulls):
     rowptr, others, knots = pairs
     rows, width = u.shape
@@ -343,3 +349,51 @@ def _convolve_backward_panels(panel, g, u, pairs, taps, table, by_u, pulls):
                 by_i = by_i + w * g_j
                 store(panel, by_u_, j, active, load(panel, by_u_, j, active) + w * g_i)
             store(panel, by_u_, i * width + f, active, by_i)
+
+
+def _kept(digest):
+    """The kernel as it is kept on disk, where what a function holds on to is part of its name."""
+
+    @kernel(error_model="numpy", fastmath=_MATH)
+    def evaluate(
+        z,
+        pos,
+        species,
+        embedding,
+        before,
+        after,
+        last,
+        first,
+        second,
+        tables,
+        offsets,
+        partial,
+        grid,
+        silu,
+        out,
+    ):
+        if digest == "":
+            return False
+        return _evaluate(
+            z,
+            pos,
+            species,
+            embedding,
+            before,
+            after,
+            last,
+            first,
+            second,
+            tables,
+            offsets,
+            partial,
+            grid,
+            silu,
+            out,
+        )
+
+    return evaluate
+
+
+# Numba's cache watches this file, but not those whose functions are used here.
+evaluate = _kept(source_digest())

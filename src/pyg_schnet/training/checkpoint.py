@@ -58,7 +58,7 @@ class Progress:
     first_losses: list[float] = field(default_factory=list)
     usual_norm: float = 0.0
     seconds: float = 0.0
-    best_epoch: float = 0
+    best_epoch: float = 0.0
     best_score: float = float("inf")
     history: list[dict[str, float]] = field(default_factory=list)
 
@@ -245,7 +245,10 @@ def load_checkpoint(
             world.seed_apart(tensors[f"{_random_name(0)}cpu"])
     except LostProcessError:
         raise
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (
+        *(ArithmeticError, AttributeError, LookupError),
+        *(RuntimeError, TypeError, ValueError),
+    ) as error:
         raise CorruptFileError(
             f"'{path}' is damaged: a part of the run is missing or of another kind "
             f"({type(error).__name__}: {error})"

@@ -26,9 +26,10 @@ def test_outside_the_domain():
     with pytest.raises(ValueError, match="number 9"):
         atoms.calc.calculate(atoms)
     assert atoms.calc.results == {}
-    atoms.numbers[1] = 0
-    with pytest.raises(ValueError, match="at least 1"):
-        atoms.get_forces()
+    for number in (0, -(2**63)):
+        atoms.numbers[1] = number
+        with pytest.raises(ValueError, match=rf"at least 1 .got {number}"):
+            atoms.get_forces()
     atoms.numbers[1] = 1
     atoms.positions[1] = atoms.positions[0]
     with pytest.raises(ValueError, match="same place"):

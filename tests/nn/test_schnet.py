@@ -365,6 +365,10 @@ def test_bad_data():
         ValueError, match=r"must have 'pos', a tensor \(got NoneType; the fields are"
     ):
         model.predict(Data(z=torch.tensor([1])))
+    arrays = random_molecule(3)
+    arrays.batch = arrays.z.new_zeros(3).numpy()
+    with pytest.raises(TypeError, match=r"'batch' must be a tensor \(got ndarray\)"):
+        small_model().predict(arrays)
     with pytest.raises(TypeError, match=r"expected a Data or Batch \(got list\)"):
         model.predict([random_molecule(3)])
     data = random_molecule(3)

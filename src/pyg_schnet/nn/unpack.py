@@ -7,7 +7,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from ..graph import measured_edges, num_molecules
-from ..graph.checks import unify_cells
+from ..graph.checks import check_tensor, unify_cells
 from . import checks
 from .system import System, reach
 
@@ -24,7 +24,7 @@ def unpack(model: "SchNet", data: Data) -> System:
     ``pbc`` is false along all directions does not count.
 
     Raises:
-        TypeError: If this is no ``Data``.
+        TypeError: If this is no ``Data``, or a field is no tensor.
         ValueError: If ``data`` has no ``z`` or ``pos``, is periodic without a cell, or holds edges
             that do not reach to the cutoff of the model.
     """
@@ -40,6 +40,9 @@ def unpack(model: "SchNet", data: Data) -> System:
                 f"fields are {sorted(data.keys())})"
             )
     fields = {name: data.get(name) for name in _FIELDS}
+    for name, value in fields.items():
+        if name != "pbc" and value is not None:
+            check_tensor(name, value)
     pbc = fields["pbc"]
     if pbc is not None and not bool(torch.as_tensor(pbc).any()):
         fields["cell"] = fields["pbc"] = None

@@ -188,8 +188,8 @@ class SchNetCalculator(Calculator):
         device = members(self.model)[0].embedding.weight.device
         numbers = atoms.numbers.astype(np.int64)
         if len(numbers) == 0 or not (numbers > 0).all():  # ASE cannot print all of these
-            found = f"got {numbers.min()}" if len(numbers) else "there are no atoms"
-            raise ValueError(f"expected atoms with atomic numbers of at least 1 ({found})")
+            met = f"got {numbers.min()}" if len(numbers) else "there are no atoms"
+            raise ValueError(f"expected atoms with atomic numbers of at least 1 ({met})")
         z = torch.from_numpy(numbers).to(device)
         pos = torch.from_numpy(atoms.positions).to(device, finest_dtype(device))
         cell = pbc = None

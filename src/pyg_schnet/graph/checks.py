@@ -41,21 +41,26 @@ def check_positions(pos: Tensor) -> None:
 
     Raises:
         TypeError: If they are no tensor of floating-point numbers.
-        ValueError: If they have another shape, or one of them is not finite.
+        ValueError: If they have another shape, or one of them is not finite, or so large that the
+            square of a distance is not.
     """
     check_tensor("pos", pos)
     if not pos.is_floating_point():
         raise TypeError(f"'pos' must hold floating-point numbers (got {pos.dtype})")
     if pos.dim() != 2:
         raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
-    pos = pos.detach()
-    # What is not finite shows in the sum; so may an overflow, hence the second look.
-    if math.isfinite(float(pos.sum())):
+    if pos.numel() == 0:
         return
-    finite = pos.isfinite().all(dim=-1)
-    if not finite.all():
-        atom = int((~finite).nonzero()[0])
-        raise ValueError(f"positions must be finite (got {pos[atom].tolist()} for atom {atom})")
+    pos = pos.detach()
+    # The difference of two coordinates is at most twice the larger one.
+    largest = math.sqrt(torch.finfo(pos.dtype).max / pos.size(1)) / 2
+    if float(torch.linalg.vector_norm(pos, math.inf)) < largest:  # NaN is not
+        return
+    atom = int((~(pos.abs() < largest).all(dim=-1)).nonzero()[0])
+    raise ValueError(
+        f"positions must be finite, and below {largest:.1e} in {pos.dtype} "
+        f"(got {pos[atom].tolist()} for atom {atom})"
+    )
 
 
 def check_batch(batch: Tensor, num_atoms: int) -> None:

@@ -93,8 +93,11 @@ def test_max_num_neighbors_keeps_the_nearest_and_warns():
             r"finite \(got \[nan, 0.0\] for atom 1",
         ),
         (dict(pos=torch.tensor([[math.inf, 0.0]])), "finite"),
-        (dict(pos=torch.tensor([[0.0, 1.0], [0.0, -1e19]])), r"below 6.5e\+18 .*for atom 1"),
-        (dict(pos=torch.tensor([[1e200, 0.0]]).double()), r"below .* \(got \[1e\+200, 0.0\]"),
+        (dict(pos=torch.tensor([[0.0, 1.0], [0.0, -1e19]])), r"below 6.5e\+18 A.* for atom 1"),
+        (
+            dict(pos=torch.tensor([[1e200, 0.0]], dtype=torch.double)),
+            r"below .* \(got \[1e\+200, 0.0\]",
+        ),
         (dict(r=0.0), "'r' must be positive"),
         (dict(batch=torch.tensor([0, 1, 0])), "'batch' must be sorted"),
         (dict(batch=torch.tensor([0, 1])), "one entry per atom"),

@@ -323,7 +323,11 @@ BAD = [
         ValueError,
         r"finite \(got \[nan, nan, nan\] for atom 0",
     ),
-    (dict(pos=torch.eye(3) * 1e200), ValueError, r"below 3.9e\+153 .* for atom 0"),
+    (
+        dict(pos=torch.eye(3, dtype=torch.double) * 1e200),
+        ValueError,
+        r"below 3.9e\+153 .* for atom 0",
+    ),
     (dict(pos=torch.zeros(2, 3)), ValueError, r"one row per atom, \[3, D\] \(got \[2, 3\]\)"),
     (dict(pos=torch.zeros(3, 3)), ValueError, "atoms 0 and 1 are at the same place"),
     (dict(pos=torch.zeros(3, 3, dtype=torch.long)), TypeError, "floating-point"),

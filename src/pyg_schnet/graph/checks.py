@@ -57,9 +57,11 @@ def check_positions(pos: Tensor) -> None:
     if float(torch.linalg.vector_norm(pos, math.inf)) < largest:  # NaN is not
         return
     atom = int((~(pos.abs() < largest).all(dim=-1)).nonzero()[0])
+    met = f"(got {pos[atom].tolist()} for atom {atom})"
+    if not pos[atom].isfinite().all():
+        raise ValueError(f"positions must be finite {met}")
     raise ValueError(
-        f"positions must be finite, and below {largest:.1e} in {pos.dtype} "
-        f"(got {pos[atom].tolist()} for atom {atom})"
+        f"coordinates in {pos.dtype} must be below {largest:.1e} A, for squares of distances {met}"
     )
 
 

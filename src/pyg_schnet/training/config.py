@@ -138,12 +138,14 @@ class TrainConfig:
 
         Beside :meth:`paper` it takes a higher learning rate that falls to zero along a cosine, a
         longer moving average and a limit to gradients longer than usual; with forces, smaller
-        batches and magnitudes of errors in place of squares. In ``benchmarks/results/recipes.md``
-        these are changed one at a time, for the same cost. Rates twice as high can learn faster
-        still, but can also lead to a leap from which a network does not recover.
+        batches and magnitudes of errors in place of squares, energies weighted by 0.1, the root of
+        the paper's :math:`\rho`. In ``benchmarks/results/recipes.md`` these are changed one at a
+        time, for the same cost. Rates twice as high can learn faster still, but can also lead to a
+        leap from which a network does not recover; with a smaller weight, forces of one molecule
+        are learned as well, but energies of isomers, which no force connects, are not.
 
         Args:
-            forces: Train on energies and forces with :math:`\rho = 0.01`, in place of energies.
+            forces: Train on energies and forces, in place of energies.
             **overrides: Settings to change, a budget among them.
 
         >>> TrainConfig.fast(forces=True, max_time="10m").schedule
@@ -157,6 +159,8 @@ class TrainConfig:
             "clip_ratio": 1.5,
             "loss": "l1" if forces else "mse",
         }
+        if forces:
+            settings["energy_weight"] = 0.1
         return cls.paper(forces=forces, **(settings | overrides))
 
     @property

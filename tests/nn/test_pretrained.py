@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from pyg_schnet import SchNet, pretrained
 from pyg_schnet.datasets import MD17Sample, QM9Sample
 from pyg_schnet.training import evaluate
+from pyg_schnet.training.domain import closest_distances
 
 PUBLISH = Path(__file__).parents[2] / "benchmarks" / "publish.py"
 
@@ -41,6 +44,24 @@ def test_qm9() -> None:
     # Many of these molecules it was trained on; the record has the error on others.
     sample = QM9Sample(units="kcal/mol")
     assert evaluate(SchNet.from_pretrained("qm9-u0"), sample, "U0").mae < 0.3
+
+
+@pytest.mark.parametrize(
+    ("name", "sample"), [("md17-ethanol", lambda: MD17Sample("ethanol")), ("qm9-u0", QM9Sample)]
+)
+def test_closest_distances(name: str, sample: Callable[[], Any]) -> None:
+    model = SchNet.from_pretrained(name)
+    found = closest_distances(sample()[:300], model.cutoff)
+    seen = model.closest.isfinite()
+    assert seen[[1, 1, 6, 6], [6, 8, 6, 8]].all()  # what every one of them has, and no more:
+    assert not seen[[2, 1], [6, 17]].any()
+    # Others from the same source hardly come closer.
+    assert (found[seen] > 0.9 * model.closest[seen]).all()
+    molecule = sample()[0]
+    model.predict(molecule, domain="raise")
+    molecule.pos *= 0.8
+    with pytest.raises(ValueError, match="closest such pair in the training data"):
+        model.predict(molecule, domain="raise")
 
 
 def test_unknown() -> None:

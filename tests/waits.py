@@ -1,9 +1,10 @@
-"""Counts how often the host would wait for a GPU: wherever it needs to know a number."""
+"""Finds on the CPU what would go wrong on a GPU: where the host waits, or works."""
 
 from types import TracebackType
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 # These look at values. Sizes that depend on values are looked up as well.
 _WAITING = (
@@ -58,3 +59,26 @@ class Waits(TorchDispatchMode):
     ) -> None:
         torch.Tensor.tolist, torch.Tensor.cpu = self._tolist, self._cpu
         super().__exit__(kind, error, trace)
+
+
+class Strangers(TorchDispatchMode):
+    """Counts operations, and those with a tensor that is on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen, self.strange = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
+        self.seen += 1
+        if any(tensor.is_cpu for tensor in tensors):
+            self.strange.append(func.name())
+        return out
+
+
+def on_meta(holder: object) -> None:
+    """Moves all tensors that an object has to the device without values."""
+    for name, value in vars(holder).items():
+        if isinstance(value, torch.Tensor):
+            setattr(holder, name, value.to("meta"))

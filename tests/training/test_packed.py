@@ -8,10 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from training_runs import CONFIG, changed, new_model, without_time
-from waits import Waits
+from training_runs import (
+    CONFIG,
+    averaging,
+    changed,
+    molecules_with_gaps,
+    new_model,
+    paper,
+    without_time,
+)
+from waits import Strangers, Waits, on_meta
 
 from pyg_schnet import RadiusGraph, SchNet, ops
 from pyg_schnet.datasets import QM9Sample
@@ -27,28 +33,8 @@ needs_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 
 @pytest.fixture(scope="module")
 def labelled():
-    """Molecules with forces, which need not be right, some of them unknown as are some energies."""
-    generator = torch.Generator().manual_seed(0)
-    molecules = []
-    for number, data in enumerate(QM9Sample()[:70]):
-        force = torch.randn(data.pos.shape, generator=generator)
-        energy = data.y[0, 7:8] - 5.0 * number
-        if number % 7 == 1:
-            energy = energy * math.nan
-        if number % 5 == 1:
-            force[2, 1] = math.nan
-        molecules.append(type(data)(z=data.z, pos=data.pos, force=force, energy=energy))
+    molecules = molecules_with_gaps()
     return molecules[:50], molecules[50:]
-
-
-def paper() -> SchNet:
-    torch.manual_seed(0)
-    return SchNet.paper(hidden_channels=16, num_filters=16, num_interactions=2)
-
-
-def averaging() -> SchNet:
-    torch.manual_seed(0)
-    return SchNet(16, 16, 1, num_gaussians=10, cutoff=4.0, readout="mean", target="gap")
 
 
 FORCES = dict(force_weight=1.0, energy_weight=0.01, loss="l1", clip_norm=2.0)
@@ -245,29 +231,6 @@ def test_a_step_never_waits(parts, monkeypatch):
     assert len(counts) == 4
 
 
-class Strangers(TorchDispatchMode):
-    """Counts operations, and those with a tensor that is on the CPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen, self.strange = 0, []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
-        self.seen += 1
-        if any(tensor.is_cpu for tensor in tensors):
-            self.strange.append(func.name())
-        return out
-
-
-def on_meta(holder: object) -> None:
-    """Moves all tensors that an object has to the device without values."""
-    for name, value in vars(holder).items():
-        if isinstance(value, torch.Tensor):
-            setattr(holder, name, value.to("meta"))
-
-
 @pytest.mark.parametrize("case", ["clip_ratio", "per atom, Huber", "forces of the paper"])
 def test_a_step_stays_on_its_device(labelled, monkeypatch, case):
     """Nothing in it is on the host, not even a single number, which a graph would copy but once.
@@ -309,7 +272,7 @@ def test_what_goes_the_ordinary_way(parts, labelled):
     for model, reason in (
         (hooked, "a part of the model is not the original, or has hooks"),
         (exchanged, "a part of the model is not the original"),
-        (graph, "a part of the model is not the original"),
+        (graph, "the model chooses its neighbours"),
         (exact, "filters are evaluated on edges"),
     ):
         with pytest.raises(ValueError, match=f"packed=True, but {reason}"):

@@ -57,6 +57,7 @@ class PackedBatch:
         is_edge: Whether an edge is none of padding, ``[E]``.
         plan: The edges, prepared.
         beyond: A distance for padding edges, at which filters are zero.
+        rows: Row of each atom among those of all molecules ``[N]``, the number of these if padding.
     """
 
     z: Tensor
@@ -69,6 +70,7 @@ class PackedBatch:
     is_edge: Tensor
     plan: EdgePlan
     beyond: float
+    rows: Tensor
 
 
 class PackedMolecules:
@@ -88,6 +90,9 @@ class PackedMolecules:
 
     Attributes:
         longest: The longest edge.
+        pos: Positions ``[A + 1, D]`` on the device, the last one of padding.
+        energy: Labels ``[M + 1]`` likewise.
+        force: Forces ``[A + 1, D]`` likewise.
 
     Raises:
         UnpackableError: If atoms coincide, or there are too many edges.
@@ -115,16 +120,21 @@ class PackedMolecules:
         self._first_atom = self._num_atoms.cumsum(0) - self._num_atoms  # [M + 1]
         self._first_edge = self._num_edges.cumsum(0) - self._num_edges
         self._z = torch.cat([z.long(), none]).to(device)
-        self._pos = torch.cat([pos, pos.new_zeros(1, pos.size(1))]).to(device)
-        self._energy = torch.cat([energy, energy.new_full((1,), torch.nan)]).to(device)
-        self._force = None
+        self.pos = torch.cat([pos, pos.new_zeros(1, pos.size(1))]).to(device)
+        self.energy = torch.cat([energy, energy.new_full((1,), torch.nan)]).to(device)
+        self.force = None
         if force is not None:
-            self._force = torch.cat([force, force.new_full((1, force.size(1)), torch.nan)])
-            self._force = self._force.to(device)
+            self.force = torch.cat([force, force.new_full((1, force.size(1)), torch.nan)])
+            self.force = self.force.to(device)
         self._edges = edges.local.to(device)
 
     def __len__(self) -> int:
         return self._sizes[0].size
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self._device
 
     def capacities(self, batch_size: int) -> list[Capacity]:
         """Capacities for batches of so many molecules in random order, the smallest first."""
@@ -192,15 +202,16 @@ class PackedMolecules:
         )
         return PackedBatch(
             self._z[rows],
-            self._pos[rows],
+            self.pos[rows],
             molecule,
             torch.cat([sizes[:-1], atoms_left.view(1)]).clamp(min=1),
-            self._energy[numbers],
-            None if self._force is None else self._force[rows],
+            self.energy[numbers],
+            None if self.force is None else self.force[rows],
             edge_index,
             is_edge,
             plan,
             2.0 * knots.stop + 1.0,
+            rows,
         )
 
 

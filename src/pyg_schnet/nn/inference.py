@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from ..graph import measured_edges
-from ..ops import kernels_for, threads
+from ..ops import EdgePlan, kernels_for, threads
 from ..ops.geometry import forces_from_distances, virial_from_distances
 from . import edges, molecule
-from .layers import read_layers, weights_of
+from .layers import Layer, read_layers, weights_of
 from .response import forces_from_energy, strained, stress_from_energy, volumes_of
 from .system import System, check_system
 
@@ -112,8 +112,7 @@ def predict(
     edge_index, edge_shift = edges.found(model, checked)
     vectors, lengths = measured_edges(pos, edge_index, edge_shift, cell, batch)
     x = embedding(z, model.embedding.weight)  # [N, F]
-    distances = lengths.to(x.dtype)
-    plan = edges.prepared(model, x, edge_index, distances)
+    plan = edges.prepared(model, x, edge_index, lengths.to(x.dtype))
     del edge_index, edge_shift  # of a large system a good part of the memory
     if plan.knots is None or plan.short is not None or plan.extent is None:
         return None
@@ -123,7 +122,56 @@ def predict(
     ):
         return None  # filters with knots or short edges of their own
     tables = [layer.conv.table(plan.knots) for layer in layers]
-    vectors, lengths, distances = (plan.arrange(v) for v in (vectors, lengths, distances))
+    vectors, lengths = plan.arrange(vectors), plan.arrange(lengths)
+    geometry = Geometry(z, pos, batch, num_systems, vectors, lengths, plan, volumes)
+    return through(model, layers, tables, x, geometry, with_forces)
+
+
+class Geometry(NamedTuple):
+    """What a network has to know of a system, once its edges are found.
+
+    Attributes:
+        z: Atomic numbers ``[N]``.
+        pos: Positions ``[N, D]``.
+        batch: System of each atom ``[N]``.
+        num_systems: Number B of systems.
+        vectors: From target to source of each edge ``[E, D]``, in the order of the plan.
+        lengths: Their lengths ``[E]``.
+        plan: The edges, prepared, with knots.
+        volumes: Of the cells ``[B, 1, 1]``, if stress is to be computed.
+    """
+
+    z: Tensor
+    pos: Tensor
+    batch: Tensor
+    num_systems: int
+    vectors: Tensor
+    lengths: Tensor
+    plan: EdgePlan
+    volumes: Tensor | None = None
+
+
+@torch.no_grad()
+def through(
+    model: "SchNet",
+    layers: list[Layer],
+    tables: list[Tensor],
+    x: Tensor,
+    geometry: Geometry,
+    with_forces: bool,
+) -> Prediction:
+    """The way through the network and back, which looks at no number: a CUDA graph can hold it.
+
+    Args:
+        model: The network.
+        layers: What its blocks are made of.
+        tables: Filters of each block on the knots of the plan ``[K, F]``.
+        x: Embeddings of the atoms ``[N, F]``.
+        geometry: Atoms and edges.
+        with_forces: Whether to compute forces.
+    """
+    z, pos, batch, num_systems, vectors, lengths, plan, volumes = geometry
+    distances = lengths.to(x.dtype)
     kernels = kernels_for(x)
     readout: Any = model.readout
     first, second = weights_of(readout.lin1), weights_of(readout.lin2)
@@ -139,7 +187,7 @@ def predict(
         value, slope = _activated(readout.act, linear(x, *first), kernels)
         h = linear(value, *second)
         output, contributions = readout.pool(h, z, batch, num_systems)
-        if not (with_forces or with_stress):
+        if not with_forces and volumes is None:
             return Prediction(output, contributions, x)
 
         # 2. Backward: gradients of the sum of all outputs.

@@ -76,8 +76,8 @@ class Captured:
             torch.cuda.set_stream(here)  # which the end of a failed capture forgets
             torch.cuda.synchronize()
             warnings.warn(
-                f"the training step could not be captured as a CUDA graph ({error}): its kernels "
-                "are launched one by one, which takes longer",
+                f"no CUDA graph could be captured ({error}): kernels are launched one by one, "
+                "which takes longer",
                 stacklevel=4,
             )
         else:

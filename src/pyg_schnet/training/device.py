@@ -16,16 +16,18 @@ from threading import Event
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch_geometric.data import Batch
 
-from ..data.packed import Capacity, PackedMolecules
+from ..data.packed import Capacity, PackedMolecules, UnpackableError
 from ..ops import Knots
 from ..ops.filter_table import Samples
 from .capture import Captured
 from .divergence import FIRST, check_gradient, check_loss
-from .labels import Molecules
+from .evaluation import Evaluation, evaluation_of
+from .labels import Labelled, Molecules
 from .loss import mean_loss
+from .packed_evaluation import PackedPredictor
+from .packing import pack
 from .run import NORM_MEMORY, Run
 
 # Steps that are written down before the host has to read, and seconds after which it does.
@@ -69,6 +71,7 @@ class DeviceRun(Run):
         self._order = self._numbers
         # What filters keep of their knots: a CUDA graph knows where it is, but does not keep it.
         self._samples: dict[int, Samples] = {}
+        self._validation: tuple[PackedPredictor, PackedMolecules] | None = None
 
     def begin(self, resume: bool) -> None:
         """As of :class:`Run`."""
@@ -194,10 +197,20 @@ class DeviceRun(Run):
         self.settle()
         super().end_epoch()
 
-    def validate(self, val: Molecules, sizes: Tensor) -> dict[str, float]:
-        """As of :class:`Run`."""
+    def evaluate(self, val: Molecules) -> Evaluation:
+        """As of :class:`Run`, on packed molecules where these can be."""
         self.settle()
-        return super().validate(val, sizes)
+        if self._validation is None:
+            config, model = self.config, self.averaged
+            try:
+                data = Labelled.read(val, config.label, required=config.energy_weight > 0)
+                molecules = pack(model, val, data, config.with_forces)
+                size, forces = config.eval_batch_size, config.with_forces
+                predict = PackedPredictor(model, molecules, size, forces)
+            except UnpackableError:
+                return super().evaluate(val)
+            self._validation = predict, molecules
+        return evaluation_of(*self._validation, self.averaged)
 
     def save(self) -> None:
         """As of :class:`Run`."""
@@ -208,3 +221,4 @@ class DeviceRun(Run):
         """As of :class:`Run`."""
         super().end()
         self._steps.clear()  # they know the run: it would keep the memory of the device
+        self._validation = None

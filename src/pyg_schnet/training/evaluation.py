@@ -9,14 +9,17 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Data
 from tqdm import tqdm
 
+from ..data.packed import PackedMolecules, UnpackableError
 from ..loader import MoleculeLoader
 from ..nn import SchNet
 from .distributed import World
-from .labels import Molecules, check_units, label_reader
+from .labels import Labelled, Molecules, check_units, label_reader
 from .loss import force_labels, stress_labels
+from .packed_evaluation import PackedPredictor
+from .packing import pack
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def evaluate(
     stress: bool = False,
     world: World | None = None,
     progress: bool = False,
+    packed: bool | None = None,
 ) -> Evaluation:
     """Evaluates a model on every molecule of a data set.
 
@@ -132,16 +136,31 @@ def evaluate(
         world: Processes that share out the batches, and all get the same result, that of a single
             process.
         progress: Whether to show a progress bar on standard error, where that is a terminal.
+        packed: Whether to put all molecules on the device of the model first, with their edges, and
+            wait for it only once; see :func:`fit`. By default on a GPU, wherever possible.
 
     Raises:
-        ValueError: If the data set is empty, without labels, or in other units than the model.
+        ValueError: If the data set is empty, without labels, or in other units than the model, or
+            cannot be ``packed`` as it must.
     """
     read = label_reader(dataset, label, energy_optional=forces or stress)
     check_units(model, dataset, label)
+    world = World() if world is None else world
+    if packed or (packed is None and model.embedding.weight.device.type == "cuda"):
+        try:
+            if stress or world.size > 1:
+                raise UnpackableError("stress is asked for, or several processes share the work")
+            data = Labelled.read(dataset, label, required=not forces)
+            molecules = pack(model, dataset, data, forces)
+            predict = PackedPredictor(model, molecules, batch_size, forces)
+            _warn_of_unknown_species(model, data.z)
+            return evaluation_of(predict, molecules, model)
+        except UnpackableError as error:
+            if packed:
+                raise ValueError(f"packed=True, but {error}: leave 'packed' out") from error
     labels: dict[str, Callable[[Data], Tensor]] = {model.target: read}
     labels |= {"forces": force_labels} if forces else {}
     labels |= {"stress": stress_labels} if stress else {}
-    world = World() if world is None else world
     batches = list(BatchSampler(range(len(dataset)), batch_size, drop_last=False))
     mine = batches[world.rank :: world.size]
     shown = progress and world.is_main and sys.stderr is not None and sys.stderr.isatty()
@@ -153,7 +172,7 @@ def evaluate(
     bar = tqdm(total=total, desc="evaluate", unit="molecule", disable=not shown)
     try:
         for batch in MoleculeLoader(dataset, batch_sampler=mine):
-            _warn_of_unknown_species(model, batch)
+            _warn_of_unknown_species(model, batch.z)
             result = model.predict(batch, forces, stress=stress)
             results.append(
                 {name: (_flat(result[name]), _flat(of(batch))) for name, of in labels.items()}
@@ -178,15 +197,28 @@ def evaluate(
     return Evaluation.of(predicted, reference, model.units, **parts)
 
 
+def evaluation_of(
+    predict: PackedPredictor, molecules: PackedMolecules, model: SchNet
+) -> Evaluation:
+    """Predictions for packed molecules beside their labels."""
+    predicted, forces = predict()
+    errors = None
+    if forces is not None and molecules.force is not None:
+        units = None if model.units is None else model.units + "/Ang"
+        errors = Evaluation.of(_flat(forces), _flat(molecules.force[:-1]), units)
+    reference = molecules.energy[:-1]
+    return Evaluation.of(_flat(predicted), _flat(reference), model.units, errors)
+
+
 def _flat(values: Tensor) -> Tensor:
     return values.flatten().double().cpu()
 
 
-def _warn_of_unknown_species(model: SchNet, batch: Batch) -> None:
-    z = batch.z[(batch.z > 0) & (batch.z < model.species.numel())].to(model.species.device)
+def _warn_of_unknown_species(model: SchNet, z: Tensor) -> None:
+    z = z[(z > 0) & (z < model.species.numel())].long().to(model.species.device)
     unknown = z[~model.species[z]].unique().tolist()
     if unknown:
         warnings.warn(
             f"the data have atomic numbers that the model was not trained on: {unknown}",
-            stacklevel=3,
+            stacklevel=4,  # no_grad has a frame of its own
         )

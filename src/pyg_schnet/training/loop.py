@@ -29,7 +29,7 @@ from .labels import (
 from .lock import locked
 from .loss import derivative_scale, force_labels, stress_labels
 from .order import BatchOrder
-from .packing import pack
+from .packing import pack_for_training
 from .reporting import Reporter
 from .run import Run
 
@@ -161,7 +161,7 @@ def _new_run(
     note = None
     if packed or (packed is None and _by_default(model)):
         try:
-            molecules, knots = pack(model, train, data, config, world)
+            molecules, knots = pack_for_training(model, train, data, config, world)
             return DeviceRun(*settings, dataset=train, packed=molecules, knots=knots)
         except UnpackableError as error:
             if packed:

@@ -1,4 +1,4 @@
-"""Which runs can train on packed batches, and their training set for it."""
+"""Which models and molecules packed batches suit, and the molecules made ready for them."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from ..data.packed import PackedMolecules, UnpackableError
 from ..loader import MoleculeLoader
 from ..nn import SchNet
-from ..nn.layers import read_layers
+from ..nn.layers import Layer, read_layers
 from ..nn.radial import BesselBasis, GaussianSmearing
 from ..nn.system import reach
 from ..nn.tables import has_own_table, knots_of
@@ -20,7 +20,7 @@ from .labels import Labelled, Molecules
 from .loss import force_labels
 
 
-def pack(
+def pack_for_training(
     model: SchNet, dataset: Molecules, data: Labelled, config: TrainConfig, world: World
 ) -> tuple[PackedMolecules, Knots]:
     """A training set on the device of a model, and the knots of filters that all of it needs.
@@ -36,8 +36,41 @@ def pack(
         UnpackableError: If something cannot be trained so, saying what. It may be wrong in other
             ways too, which the ordinary way finds out.
     """
-    knots = _knots(model)
-    _check_run(model, dataset, config, world)
+    layers = _layers(model)
+    for layer in layers:
+        # Of others something is looked up on the device while they are trained.
+        filter = layer.conv.filter
+        basis = getattr(filter, "basis", None)
+        if type(basis) not in (GaussianSmearing, BesselBasis) or not has_own_table(filter):
+            raise UnpackableError("a filter is not the original, or has hooks")
+    if world.size > 1:
+        raise UnpackableError("several processes share out each batch")
+    if config.with_stress:
+        raise UnpackableError("stress is trained")
+    if any(map(_has_hooks, model.parameters())):
+        raise UnpackableError("a parameter has hooks")
+    knots = {knots_of(layer.conv.filter) for layer in layers}
+    if len(knots) > 1:
+        raise UnpackableError("filters differ in their range")
+    packed = pack(model, dataset, data, config.with_forces)
+    return packed, knots.pop().covering(packed.longest)
+
+
+def pack(model: SchNet, dataset: Molecules, data: Labelled, forces: bool) -> PackedMolecules:
+    """Molecules on the device of a model, with the edges that it would look for.
+
+    Args:
+        model: A model with filters from tables.
+        dataset: Molecules.
+        data: What was read of them.
+        forces: Whether labels of forces are wanted.
+
+    Raises:
+        UnpackableError: If there is anything of which batches on a device know nothing.
+    """
+    _check_model(model)
+    if not holds_still(dataset):
+        raise UnpackableError("the data have a transform")
     pos, force = [], []
     for batch in MoleculeLoader(dataset, 1024):
         if "cell" in batch or "pbc" in batch:
@@ -45,7 +78,7 @@ def pack(
         if "edge_weight" in batch and not _reaches(batch.get("cutoff"), model):
             raise UnpackableError("the data have edges of their own")
         pos.append(batch.pos.detach().cpu())
-        if config.with_forces:
+        if forces:
             force.append(force_labels(batch).detach().cpu())
     positions = torch.cat(pos)
     z = data.z.cpu()
@@ -59,49 +92,35 @@ def pack(
         reach(model),
         model.embedding.weight.device,
     )
-    if not knots.vanishes and packed.longest > knots.stop:
-        raise UnpackableError("a distance is beyond the range of the filters")
-    return packed, knots.covering(packed.longest)
+    for knots in {knots_of(layer.conv.filter) for layer in _layers(model)}:
+        if knots.start > 0.0 or (not knots.vanishes and packed.longest > knots.stop):
+            raise UnpackableError("a distance is beyond the range of the filters")
+    return packed
 
 
-def _check_run(model: SchNet, dataset: Molecules, config: TrainConfig, world: World) -> None:
-    """Refuses what a packed step does not do."""
-    if world.size > 1:
-        raise UnpackableError("several processes share out each batch")
-    if config.with_stress:
-        raise UnpackableError("stress is trained")
-    if not holds_still(dataset):
-        raise UnpackableError("the data have a transform")
-    if torch.is_autocast_enabled(model.embedding.weight.device.type):
-        raise UnpackableError("autocast is on")
-    if model.embedding.weight.device.type not in ("cpu", "cuda"):
+def _check_model(model: SchNet) -> None:
+    """Refuses models that packed batches do not suit."""
+    device = model.embedding.weight.device.type
+    if device not in ("cpu", "cuda"):
         raise UnpackableError("the model is on a device of another kind")
-    if any(map(_has_hooks, model.parameters())):
-        raise UnpackableError("a parameter has hooks")
+    if torch.is_autocast_enabled(device):
+        raise UnpackableError("autocast is on")
+    if model.interaction_graph is not None or model.config["max_num_neighbors"] is not None:
+        raise UnpackableError("the model chooses its neighbours")
+
+
+def _layers(model: SchNet) -> list[Layer]:
+    """The blocks of a model whose parts are what they were built as, and use tables."""
+    layers = read_layers(model)
+    if layers is None:
+        raise UnpackableError("a part of the model is not the original, or has hooks")
+    if not all(layer.conv.has_table() for layer in layers):
+        raise UnpackableError("filters are evaluated on edges, not on knots")
+    return layers
 
 
 def _has_hooks(parameter: Tensor) -> bool:
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
-
-
-def _knots(model: SchNet) -> Knots:
-    """The knots of all filters, if these are what they were built as, and use tables."""
-    layers = read_layers(model)
-    limit = model.config["max_num_neighbors"]
-    if layers is None or model.interaction_graph is not None or limit is not None:
-        raise UnpackableError("a part of the model is not the original, or has hooks")
-    filters = [layer.conv.filter for layer in layers]
-    for layer, filter in zip(layers, filters):
-        basis = getattr(filter, "basis", None)
-        # Of these nothing is looked up on the device.
-        if type(basis) not in (GaussianSmearing, BesselBasis) or not has_own_table(filter):
-            raise UnpackableError("a filter is not the original, or has hooks")
-        if not layer.conv.has_table():
-            raise UnpackableError("filters are evaluated on edges, not on knots")
-    knots = {knots_of(filter) for filter in filters}
-    if len(knots) > 1 or (first := knots.pop()).start > 0.0:
-        raise UnpackableError("filters differ in their range")
-    return first
 
 
 def _reaches(cutoff: Tensor | None, model: SchNet) -> bool:

@@ -250,6 +250,17 @@ class Run:
         self.progress.epoch += 1
         self.progress.batch = 0
 
+    def evaluate(self, val: Molecules) -> Evaluation:
+        """Evaluates the averaged model."""
+        config = self.config
+        return evaluate(
+            *(self.averaged, val, config.label, config.eval_batch_size),
+            forces=config.with_forces,
+            stress=config.with_stress,
+            world=self.world,
+            packed=False,
+        )
+
     def validate(self, val: Molecules, sizes: Tensor) -> dict[str, float]:
         """Evaluates the averaged model, keeps it if it is the best.
 
@@ -262,13 +273,8 @@ class Run:
         Returns:
             The new row of the history.
         """
-        config, progress = self.config, self.progress
-        result = evaluate(
-            *(self.averaged, val, config.label, config.eval_batch_size),
-            forces=config.with_forces,
-            stress=config.with_stress,
-            world=self.world,
-        )
+        progress = self.progress
+        result = self.evaluate(val)
         # As rank 0 finds it, so that all decide the same, whatever their processors round to.
         progress.seconds, errors, score = self.world.from_main(
             lambda: (

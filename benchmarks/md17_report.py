@@ -198,17 +198,21 @@ def _networks(rows: dict[str, dict]) -> list[str]:
         "The last column is the power of the steps by which the validation error (of forces where",
         "they are learned) fell over the second half of the run, which tells what more time would",
         "give where the learning rate is as good as constant. Times are by the clock, which does",
-        "not stop for other programs.",
+        "not stop for other programs. Presets change: what a run had is in the second column.",
         "",
-        "| | parameters | steps | time | threads | energy, kcal/mol | forces, kcal/mol/A | slope |",
-        "|" + "---|" * 8,
+        "| | loss, weight of energies, rate, batch, clip ratio | parameters | steps | time "
+        "| threads | energy, kcal/mol | forces, kcal/mol/A | slope |",
+        "|" + "---|" * 9,
     ]
     for name, row in _by_molecule(rows):
         if "test" not in row:
-            lines.append(f"| {name} | | | | | {row['failure']} | | |")
+            lines.append(f"| {name} | | | | | | {row['failure']} | | |")
             continue
         power = exponent(row["curve"], "force_mae" if row["task"] == "forces" else "energy_mae")
-        cells = [name, f"{row['parameters']:,}", f"{row['step']:,}"]
+        of = row["config"]
+        settings = f"{of['loss']}, {of['energy_weight']:g}, {of['lr']:g}, {of['batch_size']}"
+        settings += f", {of.get('clip_ratio', 0.0):g}"  # rows from before there was one have none
+        cells = [name, settings, f"{row['parameters']:,}", f"{row['step']:,}"]
         cells += [f"{row['seconds'] / 60:.1f} min", str(row["threads"]), *_errors(row)]
         cells += ["" if power is None else f"steps^{power:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")

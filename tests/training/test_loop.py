@@ -1,6 +1,9 @@
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -331,3 +334,50 @@ def test_repeatable(parts, tmp_path: Path):
     history = fit(one, *parts[:2], CONFIG)
     assert without_time(fit(two, *parts[:2], CONFIG)) == without_time(history)
     assert same_state(one, two)
+
+
+COMPILED = """
+from numba.core import event
+from training_runs import CONFIG, changed, molecules_with_gaps, new_model
+from pyg_schnet.training import fit
+from pyg_schnet.training.run import Run
+
+class Kernels(event.Listener):
+    def __init__(self):
+        self.names = {False: set(), True: set()}
+
+    def on_start(self, event):
+        function = event.data["dispatcher"].py_func
+        if function.__module__.startswith("pyg_schnet."):
+            self.names[begun].add(function.__name__)
+
+    def on_end(self, event):
+        pass
+
+def begin(run, resume):
+    global begun
+    start(run, resume)
+    begun = True
+
+begun, kernels, start = False, Kernels(), Run.begin
+event.register("numba:compile", kernels)
+Run.begin = begin
+molecules = molecules_with_gaps()
+config = changed(CONFIG, label="energy", max_steps=2)
+fit(new_model(), molecules[:50], molecules[50:], config)
+assert "spline" in kernels.names[False], kernels.names
+print(sorted(kernels.names[True]))
+"""
+
+
+@pytest.mark.slow
+def test_the_clock_runs_when_kernels_are_compiled(tmp_path):
+    """On a machine that has none yet."""
+    environment = os.environ | {
+        "NUMBA_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+    command = [sys.executable, "-c", COMPILED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"

@@ -10,7 +10,8 @@ from torch_geometric.data import Data
 
 from ..data.packed import UnpackableError
 from ..loader import MoleculeLoader
-from ..nn import SchNet
+from ..nn import SchNet, SchNetConv, forces_from_energy
+from ..nn.interaction import InteractionBlock
 from ..nn.readout import AtomwiseReadout
 from ..ops import keep_freed_memory
 from .config import TrainConfig
@@ -141,6 +142,7 @@ def fit(
         with locked(directory, world, make=not resume):
             settings = (model, read, order, config, directory, fingerprints, world, data.known)
             run = _new_run(settings, train, data, packed)
+            _compile_kernels(model, config)
             try:
                 run.begin(resume)
                 _train(run, val, validation, log)
@@ -170,6 +172,33 @@ def _new_run(
     run = Run(*settings)
     run.loader, run.note = MoleculeLoader(train, batch_sampler=order), note
     return run
+
+
+def _compile_kernels(model: SchNet, config: TrainConfig) -> None:
+    """Has kernels compiled by a network like this one, before the clock of the budget runs.
+
+    On a new machine that takes longer than the shortest runs.
+    """
+    weight = model.embedding.weight
+    first = next(iter(model.interactions), None)
+    if weight.device.type != "cpu" or not isinstance(first, InteractionBlock):
+        return
+    if not (isinstance(first.conv, SchNetConv) and first.conv.has_table()):
+        return
+    with torch.random.fork_rng(devices=[]):
+        like = SchNet(
+            weight.size(1), first.conv.lin1.weight.size(0), 1, num_gaussians=4, cutoff=5.0
+        )
+    like = like.to(weight.dtype)
+    # Two molecules: one by itself would be evaluated by a kernel of its own.
+    z, batch = torch.ones(4, dtype=torch.long), torch.tensor([0, 0, 1, 1])
+    pos = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).repeat(2, 1)
+    pos.requires_grad_(config.with_forces)
+    loss = like(z, pos, batch).sum()
+    if config.with_forces:
+        loss = forces_from_energy(loss, pos, create_graph=True).square().sum()
+    loss.backward()
+    like.eval().predict(Data(z=z, pos=pos.detach(), batch=batch), config.with_forces)
 
 
 def _by_default(model: SchNet) -> bool:

@@ -23,7 +23,7 @@ from peers.processes import (
 from report import as_markdown, draw, save_report
 from systems import NETWORKS, SYSTEMS, write_system
 from tqdm import tqdm
-from worker import CONTENDERS
+from worker import RACERS
 
 SUMMARY = "time and memory of inference and training beside PyG, SchNetPack and graph-pes"
 TASKS = ("forward", "energies + forces", "energy step", "energy + force step")
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         systems, args.seconds, args.rounds = [systems[0], systems[3]], 0.3, 1
     versions = (True,) if args.quick else (False, True)
-    entrants = [(name, tuned) for name in installed(CONTENDERS, pythons) for tuned in versions]
+    entrants = [(name, tuned) for name in installed(RACERS, pythons) for tuned in versions]
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
     results["systems"] = {}
     with tempfile.TemporaryDirectory() as folder:

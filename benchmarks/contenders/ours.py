@@ -25,9 +25,8 @@ class Ours(Contender):
 
     def energy(self, inputs: Inputs) -> torch.Tensor:
         """From given edges."""
-        energy = self.model(
-            inputs.z, inputs.pos, inputs.batch, inputs.edge_index, batch_size=inputs.size
-        )
+        edges = (inputs.edge_index, inputs.edge_shift, inputs.cell)
+        energy = self.model(inputs.z, inputs.pos, inputs.batch, *edges, batch_size=inputs.size)
         return energy.squeeze(1).float()
 
     def predict(self, inputs: Inputs) -> None:

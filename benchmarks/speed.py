@@ -1,7 +1,7 @@
 r"""The race: every implementation of SchNet on the same systems, with the same edges, in one run.
 
 Each contender runs in a process of its own, in turn, for several rounds; the medians of single
-calls are compared. All run as installed and tuned: with denormal numbers flushed to zero, which can
+calls are compared. With ``--device`` see :mod:`device.speed`: the race there is another. All run as installed and tuned: with denormal numbers flushed to zero, which can
 make Gaussians far from their centre five times as fast, and freed memory kept in the process.
 """
 
@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from device import speed as device_speed
+from device.options import add_device_options
 from environment import environment
 from peers.processes import (
     add_python_option,
@@ -43,11 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=2, help="turns of each contender (default: 2)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of molecules and labels")
+    add_device_options(parser, "race PyG, eager and compiled, there; else all peers on the CPU")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=device_speed.CONTENDERS,
+        default=list(device_speed.CONTENDERS),
+        help="on a device: which (default: all)",
+    )
     add_python_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the race and writes the results."""
+    if args.device is not None:
+        device_speed.run(args)
+        return
     pythons = read_pythons(args)
     systems = list(SYSTEMS)
     if args.quick:

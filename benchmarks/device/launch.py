@@ -20,7 +20,8 @@ def run_jobs(name: str, jobs: list[dict], device: str, deadline: float) -> list[
 
     Args:
         name: The contender.
-        jobs: What to do, see :mod:`device.jobs`; each with ``patience`` in seconds.
+        jobs: What to do, see :mod:`device.jobs`; each with ``patience`` in seconds. Where they
+            are a ``ladder``, the first failure ends them.
         device: Where.
         deadline: When to stop, by ``time.monotonic``.
     """
@@ -38,6 +39,8 @@ def run_jobs(name: str, jobs: list[dict], device: str, deadline: float) -> list[
             if why is not None and len(done) < len(jobs):
                 patience = jobs[len(done)]["patience"]
                 done.append({"failure": why.format(patience=patience)})
+            if jobs[0].get("ladder") and done and "failure" in done[-1]:
+                break
     return done
 
 

@@ -35,7 +35,8 @@ def main(words: list[str]) -> int:
             traceback.print_exc()
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         print(MARK + json.dumps(result), flush=True)
-        if lost:  # a GPU that has met a bad address fails from then on
+        # A GPU that has met a bad address fails from then on, and so do larger systems.
+        if lost or ("failure" in result and job.get("ladder")):
             return 1
         release(device)
     return 0

@@ -249,6 +249,7 @@ def draw(results: dict) -> Any:
         lows, atoms = [], np.empty(0)
         for k, (entrant, name) in enumerate(ENTRANTS.items()):
             places, values = _points(results, entrant, key)
+            places, values = places[values > 0], values[values > 0]
             if not len(places):
                 continue
             slope = results["exponents"][entrant].get(key)

@@ -53,7 +53,7 @@ def measure(
     run()
     torch.cuda.synchronize()
     one = time.perf_counter() - begin
-    calls = max(at_least, min(_MOST_CALLS, int(seconds / max(one, 1e-9))))
+    calls = max(at_least, min(_MOST_CALLS, round(seconds / max(one, 1e-9))))
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
     begin = time.perf_counter()
     for before, after in events:

@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> None:
     """Times all batch sizes and writes the results."""
     if args.root is not None:
         raise SystemExit("--root: on a device molecules come from --data, or from the sample")
-    sizes = (32,) if args.quick else BATCH_SIZES
-    args.molecules = 64 if args.quick else args.molecules
+    sizes = (8,) if args.quick else BATCH_SIZES
+    args.molecules = 24 if args.quick else args.molecules
     results, deadline = begin(args, _command(args))
     rates: dict[str, Any] = {"kind": "machine", "gib": 1.0, "size": 8192, "seconds": 0.2}
     if args.quick:

@@ -37,15 +37,14 @@ def run_jobs(name: str, jobs: list[dict], device: str, deadline: float) -> list[
             found, why = _work([device, name, str(file), str(len(done))], Path(folder), left)
             done += found
             if why is not None and len(done) < len(jobs):
-                patience = jobs[len(done)]["patience"]
-                done.append({"failure": why.format(patience=patience)})
+                done.append({"failure": why or f"over {jobs[len(done)]['patience']:g} s"})
             if jobs[0].get("ladder") and done and "failure" in done[-1]:
                 break
     return done
 
 
 def _work(words: list[str], folder: Path, seconds: float) -> tuple[list[dict], str | None]:
-    """What a worker did, and why it did not tell of the next job, if it did not."""
+    """What a worker did, and why it did not tell of the next job; ``""`` if that took too long."""
     out, errors = folder / "out", folder / "errors"
     command = [sys.executable, str(HERE / "worker.py"), *words]
     # To files: a pipe would wait for whatever processes the worker leaves behind.
@@ -67,10 +66,10 @@ def _work(words: list[str], folder: Path, seconds: float) -> tuple[list[dict], s
         shown = "\n".join(errors.read_text().splitlines()[-_SHOWN:])
         print(f"{words[1]} failed:\n{shown}", file=sys.stderr, flush=True)
         if process.returncode == -signal.SIGALRM:
-            why = "over {patience:g} s"
+            why = ""
         elif process.returncode == -signal.SIGKILL:
             why = "killed, for want of memory maybe"
         elif not (done and "failure" in done[-1]):  # else it has told why itself
             last = shown.splitlines()[-1:] or ["no message"]
-            why = f"the worker ended with {process.returncode}: {last[0]}".replace("{", "(")
+            why = f"the worker ended with {process.returncode}: {last[0]}"
     return done, why

@@ -19,13 +19,14 @@ def add_device_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help=what)
     parser.add_argument(
         "--limit",
-        type=_duration,
+        type=duration,
         default="30m",
         help="on a device: begin nothing after so long (default: %(default)s)",
     )
 
 
-def _duration(text: str) -> str:
+def duration(text: str) -> str:
+    """A time such as ``"8m"``, as it was given."""
     try:
         seconds_of(text)
     except ValueError as error:

@@ -194,7 +194,9 @@ def draw(results: dict) -> Any:
             axes.bar(places, heights, 0.27, label=name, color=("C3", "C0", "C1")[k])
         names = [name.replace(", ", ",\n") for name in rows]
         axes.set_xticks(range(len(names)), names, fontsize=6)
-        axes.set(title=title, ylabel="ms", yscale="log")
+        axes.set(title=title, ylabel="ms")
+        if any(_least(entrants, kind) > 0 for entrants in rows.values() for kind in NAMES):
+            axes.set_yscale("log")
         axes.grid(axis="y", alpha=0.3)
     figure.axes[-1].remove()
     handles, labels = figure.axes[0].get_legend_handles_labels()

@@ -87,7 +87,7 @@ def _quick(folder: Path) -> dict[str, list[tuple[str, dict]]]:
     system, file = RACES[3], folder / "system.npz"
     write_system(system, file)
     race = _race(system, str(file)) | {"seconds": 0.02}
-    plan = {name: [*_steps(name, 64, (32,), 0.0, 0), (system, race)] for name in CONTENDERS[:2]}
+    plan = {name: [*_steps(name, 24, (8,), 0.0, 0), (system, race)] for name in CONTENDERS[:2]}
     small = {"kind": "machine", "gib": 0.01, "size": 256, "seconds": 0.01}
     kernels = {**race, "kind": "kernels", "seconds": 0.0}
     plan["ours"] = [("", small), *plan["ours"], (system, kernels)]

@@ -14,6 +14,7 @@ output of each are in files of their own, beside ``summary.md``, which compares 
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs all parts, and tells what came of them."""
     check_device(args.device)
-    output = args.output or RESULTS / "gpu"
+    output = (args.output or RESULTS / "gpu").resolve()
     output.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + seconds_of(args.limit)
     parts = [name for name in SHARES if name in args.parts]
@@ -104,7 +105,7 @@ def command_of(name: str, args: argparse.Namespace, output: Path, seconds: float
         return words if args.quick else [*words, "--steps", "400", "--rounds", "1"]
     words += ["--limit", f"{max(1, int(_PLANNED * seconds))}s"]
     if name == "epoch":
-        return words if args.data is None else [*words, "--data", str(args.data)]
+        return words if args.data is None else [*words, "--data", str(args.data.resolve())]
     return words if args.quick else [*words, "--seconds", "0.4"]
 
 
@@ -140,10 +141,8 @@ def run_part(words: list[str], log: Path, seconds: float) -> Done:
 
 def _end(process: subprocess.Popen) -> None:
     """Ends a process and what it has started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

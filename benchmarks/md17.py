@@ -105,7 +105,8 @@ def run(args: argparse.Namespace) -> None:
         with TemporaryDirectory() as folder:
             args.directory, args.budget, args.num_train = Path(folder), "40steps", 100
             args.rows = args.rows or [n for n in METHODS if n not in KERNELS or pythons]
-            rows = rows_of(args, open_sample(100, 50, args.seed, cutoff_on(args)), "revised", pythons)
+            source = open_sample(100, 50, args.seed, cutoff_on(args))
+            rows = rows_of(args, source, "revised", pythons)
             write_rows(rows, path, as_markdown, draw, at_once=True)
         return
     if args.molecules and args.root is None:

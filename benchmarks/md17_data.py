@@ -90,16 +90,12 @@ def open_source(
             f"{OFFICIAL_VAL} validate: {OFFICIAL - OFFICIAL_VAL} at most (got {num_train:,})"
         )
     name, number = f"revised {molecule}", split or 1
-    learned, tested = (
-        open_frames(root, name, number, train, cutoff) for train in (True, False)
-    )
+    learned, tested = (open_frames(root, name, number, train, cutoff) for train in (True, False))
     train, val = random_split(learned, [num_train, OFFICIAL_VAL], seed)
     return Source(name, number, frames_of(learned, tested), Parts(train, val, tested))
 
 
-def open_sample(
-    num_train: int, num_val: int, seed: int, cutoff: float | None = CUTOFF
-) -> Source:
+def open_sample(num_train: int, num_val: int, seed: int, cutoff: float | None = CUTOFF) -> Source:
     """The shipped frames of ethanol."""
     return split_at_random(MD17Sample("ethanol", cutoff=cutoff), num_train, num_val, seed)
 

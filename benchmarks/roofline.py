@@ -72,18 +72,16 @@ def measure_rates(
         gib: Size of the tensor that is copied.
         size: Rows and columns.
     """
-    source = torch.ones(int(gib * 2**28), device=device)
-    target = torch.empty_like(source)
-    copy = statistics.median(time(lambda: target.copy_(source)))
-    moved = 8 * source.numel()
-    del source, target
-    a, b = (torch.randn(size, size, device=device) for _ in range(2))
+    numbers = torch.ones(2, int(gib * 2**28), device=device)
+    copy = statistics.median(time(lambda: numbers[0].copy_(numbers[1])))
+    a, b = torch.randn(2, size, size, device=device)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")  # no TF32
     try:
         product = statistics.median(time(lambda: a @ b))
     finally:
         torch.set_float32_matmul_precision(precision)
+    moved = numbers.numel() * numbers.element_size()
     return Rates(moved / (1e-3 * copy), 2.0 * size**3 / (1e-3 * product))
 
 

@@ -220,7 +220,8 @@ def _rates(results: dict) -> list[str]:
     lines = ["| " + " | ".join(["atoms", *(ENTRANTS[entrant] for entrant in entrants)]) + " |"]
     lines.append("|---|" + "---|" * len(entrants))
     for system in results["systems"]:
-        rates = [system["entrants"].get(entrant, {}).get("atom_steps_per_s") for entrant in entrants]
+        of = system["entrants"]
+        rates = [of.get(entrant, {}).get("atom_steps_per_s") for entrant in entrants]
         cells = ["" if rate is None else f"{1e-6 * rate:.3g} million" for rate in rates]
         lines.append("| " + " | ".join([f"{system['size']['atoms']:,}", *cells]) + " |")
     return lines
@@ -267,5 +268,6 @@ def draw(results: dict) -> Any:
             axes.plot(atoms[[0, -1]], guide, ":", color="grey", label="slope 1", zorder=0)
         axes.set(xscale="log", yscale="log", xlabel="atoms N", ylabel=unit)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, frameon=False)
+        if lows:
+            axes.legend(fontsize=8, frameon=False)
     return figure

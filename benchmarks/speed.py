@@ -1,8 +1,10 @@
 r"""The race: every implementation of SchNet on the same systems, with the same edges, in one run.
 
 Each contender runs in a process of its own, in turn, for several rounds; the medians of single
-calls are compared. With ``--device`` see :mod:`device.speed`: the race there is another. All run as installed and tuned: with denormal numbers flushed to zero, which can
+calls are compared. All run as installed and tuned: with denormal numbers flushed to zero, which can
 make Gaussians far from their centre five times as fast, and freed memory kept in the process.
+
+With ``--device`` the race is another one, see :mod:`device.speed`.
 """
 
 import argparse

@@ -51,7 +51,8 @@ class OursExact(Ours):
 
 def as_data(inputs: Inputs, with_edges: bool) -> Data:
     """A periodic system as a user has it, before or after ``RadiusGraph``."""
-    data = Data(z=inputs.z, pos=inputs.pos, cell=inputs.cell, pbc=torch.ones(1, 3).bool())
+    pbc = torch.ones(1, 3, dtype=torch.bool, device=inputs.pos.device)
+    data = Data(z=inputs.z, pos=inputs.pos, cell=inputs.cell, pbc=pbc)
     if with_edges:
         data.edge_index, data.edge_shift = inputs.edge_index, inputs.edge_shift
         data.edge_weight = inputs.vectors(inputs.pos).norm(dim=1)

@@ -16,8 +16,9 @@ class PyGCompiled(PyG):
 
     def build(self, network: dict) -> None:
         """Compilation is done by the first calls."""
+        from torch._dynamo import config as settings
+
         super().build(network)
-        settings = torch._dynamo.config  # type: ignore[attr-defined] # set up when first used
         settings.capture_scalar_outputs = True
         if hasattr(settings, "trace_autograd_ops"):
             settings.trace_autograd_ops = True

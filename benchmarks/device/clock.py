@@ -6,6 +6,7 @@ of the device, idle where the host is too slow to keep it busy. That is what a l
 takes. Caches are as the calls before have left them: the L2 cache is not flushed.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -96,10 +97,8 @@ def _allocated() -> float:
 
 def release(device: str) -> None:
     """Gives memory that nobody uses back to a GPU."""
-    import gc
-
-    gc.collect()
     if device != "cpu":
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -7,12 +7,13 @@ edges and to move the molecules to the device, is told beside them.
 import argparse
 from typing import Any
 
-from device.launch import run_jobs
-from device.options import PATIENCE, begin, device_file
-from device.report import summarise
 from loader import source_words
 from report import save_report
 from systems import NETWORKS
+
+from device.launch import run_jobs
+from device.options import PATIENCE, begin, device_file
+from device.report import summarise
 
 MOLECULES = 110_462  # of the paper's training set
 BATCH_SIZES = (100, 32)
@@ -28,7 +29,11 @@ def run(args: argparse.Namespace) -> None:
     rates: dict[str, Any] = {"kind": "machine", "gib": 1.0, "size": 8192, "seconds": 0.2}
     if args.quick:
         rates |= {"gib": 0.01, "size": 256}
-    job = {"kind": "steps", "data": None if args.data is None else str(args.data), "epochs": 1}
+    job: dict[str, Any] = {
+        "kind": "steps",
+        "data": None if args.data is None else str(args.data),
+        "epochs": 1,
+    }
     job |= {"molecules": args.molecules, "forces": False, "network": NETWORKS["paper"]}
     job |= {"seconds": 0.0, "warm_up": 1, "workers": 0, "patience": 4 * PATIENCE}
     jobs = [rates | {"patience": PATIENCE}] + [job | {"batch_size": size} for size in sizes]
@@ -49,7 +54,7 @@ def as_markdown(results: dict) -> str:
         "",
         "The network of the paper on energies, by `fit`: packed steps with moving average, and a",
         "validation of one molecule after each epoch. *Before*: seconds from the call to the first",
-        "step, edges and compilation included. *Floor*: what the bytes and operations of the steps",
+        "step, in which the edges are found. *Floor*: what the bytes and operations of the steps",
         "take at the rates of a copy and of a matrix product, and their share.",
         "",
         "| | molecules | epoch, s | step, ms [quartiles] | molecules/s | before, s | floor |",

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 from contenders.common import Contender, Inputs
-from device import steps
-from device.clock import Memory, is_out_of_memory, measure, release, synchronize
 from roofline import count, counted_kernels, measure_rates
 from worker import about, as_batch, make
+
+from device import steps
+from device.clock import Memory, is_out_of_memory, measure, release, synchronize
 
 TASKS = ("forward", "energies + forces", "energy step", "energy + force step")
 

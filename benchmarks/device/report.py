@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from device.jobs import TASKS
 from roofline import Rates, Work
+
+from device.jobs import TASKS
 
 NAMES = {"ours": "pyg-schnet", "pyg": "PyG", "pyg_compiled": "PyG, torch.compile"}
 
@@ -15,8 +16,7 @@ def summarise(results: dict) -> None:
         entrants["speedup"] = _speedups(entrants)
     for system in results["systems"].values():
         system["speedup"] = {
-            task: _speedups({name: tasks[task] for name, tasks in system.items()})
-            for task in TASKS
+            task: _speedups({name: tasks[task] for name, tasks in system.items()}) for task in TASKS
         }
     machine = results["machine"]
     if "copy_gb_per_s" not in machine:

@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 
 import scaling
-from device.launch import run_jobs
-from device.options import begin, device_file, share_of
 from report import save_report
 from systems import NETWORKS, write_water
+
+from device.launch import run_jobs
+from device.options import begin, device_file, share_of
 
 SIZES = (*scaling.SIZES, 316_228, 1_000_000)
 CONTENDERS = ("ours", "ours_edges", "pyg")
@@ -38,9 +39,7 @@ def run(args: argparse.Namespace) -> None:
             job |= {"seconds": args.seconds, "patience": args.patience + 60.0, "ladder": True}
             jobs = [job | {"file": str(file)} for file in files]
             until = share_of(deadline, [1.0] * (len(contenders) - k))
-            for system, found in zip(
-                results["systems"], run_jobs(name, jobs, args.device, until)
-            ):
+            for system, found in zip(results["systems"], run_jobs(name, jobs, args.device, until)):
                 results["about"].setdefault(entrant, found.pop("about", None))
                 if "edges" in found:
                     system["size"]["edges"] = found.pop("edges")

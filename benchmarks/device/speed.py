@@ -9,12 +9,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from report import save_report
+from systems import NETWORKS, SYSTEMS, write_system, write_water
+
 from device import report
 from device.jobs import TASKS
 from device.launch import run_jobs
 from device.options import PATIENCE, begin, device_file, share_of
-from report import save_report
-from systems import NETWORKS, SYSTEMS, write_system, write_water
 
 CONTENDERS = ("ours", "pyg", "pyg_compiled")
 # Of the time: compilation takes long.
@@ -47,9 +48,7 @@ def run(args: argparse.Namespace) -> None:
         plan = _quick(Path(folder)) if args.quick else _whole(Path(folder), args)
         names = list(plan)
         for k, name in enumerate(names):
-            jobs = [
-                {"seconds": args.seconds, "patience": PATIENCE} | job for _, job in plan[name]
-            ]
+            jobs = [{"seconds": args.seconds, "patience": PATIENCE} | job for _, job in plan[name]]
             weights = [_WEIGHTS[other] for other in names[k:]]
             done = run_jobs(name, jobs, args.device, share_of(deadline, weights))
             for (where, job), found in zip(plan[name], done):
@@ -88,7 +87,7 @@ def _quick(folder: Path) -> dict[str, list[tuple[str, dict]]]:
     write_system(system, file)
     race = _race(system, str(file)) | {"seconds": 0.02}
     plan = {name: [*_steps(name, 24, (8,), 0.0, 0), (system, race)] for name in CONTENDERS[:2]}
-    small = {"kind": "machine", "gib": 0.01, "size": 256, "seconds": 0.01}
+    small: dict[str, Any] = {"kind": "machine", "gib": 0.01, "size": 256, "seconds": 0.01}
     kernels = {**race, "kind": "kernels", "seconds": 0.0}
     plan["ours"] = [("", small), *plan["ours"], (system, kernels)]
     return plan
@@ -102,7 +101,12 @@ def _steps(
     name: str, molecules: int, sizes: tuple[int, ...], seconds: float, warm_up: int
 ) -> list[tuple[str, dict]]:
     workers = WORKERS if name != "ours" and warm_up else (0,)
-    shared = {"kind": "steps", "data": None, "network": NETWORKS["paper"], "molecules": molecules}
+    shared: dict[str, Any] = {
+        "kind": "steps",
+        "data": None,
+        "network": NETWORKS["paper"],
+        "molecules": molecules,
+    }
     shared |= {"seconds": seconds, "warm_up": max(warm_up, 1)}
     if not warm_up:
         shared["epochs"] = 1
@@ -127,7 +131,7 @@ def _enter(results: dict[str, Any], name: str, where: str, job: dict, found: dic
         results["steps"].setdefault(where, {})[entrant] = found
     else:
         if "failure" in found:
-            found = {"tasks": {task: found for task in TASKS}}
+            found = {"tasks": dict.fromkeys(TASKS, found)}
         results["systems"].setdefault(where, {})[name] = found["tasks"]
 
 

@@ -10,6 +10,7 @@ Times are those of the host over many steps, which end when the device has done 
 """
 
 import argparse
+import contextlib
 import functools
 import math
 import statistics
@@ -22,12 +23,14 @@ from unittest.mock import patch
 
 import torch
 from contenders.common import Contender, Inputs
-from device.clock import Memory, synchronize
 from loader import read_molecules
+from qm9_data import read_file
 from roofline import count
 from torch import Tensor
 from torch_geometric.loader import DataLoader
 from worker import about, make
+
+from device.clock import Memory, synchronize
 
 # Epochs that do not count: they compile, and record CUDA graphs.
 _WARM_UP = 2
@@ -46,13 +49,13 @@ def measure_steps(name: str, job: dict, device: str) -> dict:
     ``batch_size``, ``forces``, ``network``, ``seconds``, ``warm_up`` epochs and ``workers`` of
     PyG's loader.
     """
-    molecules = training_set(job["data"], job["molecules"])
+    molecules, label = training_set(job["data"], job["molecules"])
     batches = math.ceil(len(molecules) / job["batch_size"])
     found: dict[str, Any] = {"molecules": len(molecules), "steps_per_epoch": batches}
     memory = Memory(device)
     memory.forget_peak()
     if name == "ours":
-        times, extra = ours(molecules, job, device)
+        times, extra = ours(molecules, label, job, device)
     else:
         times, extra = peers(name, molecules, job, device)
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
@@ -62,19 +65,25 @@ def measure_steps(name: str, job: dict, device: str) -> dict:
 
 
 @functools.cache  # the same for many jobs
-def training_set(data: str | None, number: int) -> Any:
-    """Molecules of QM9 with their energies, and with forces that are random, for timing only."""
+def training_set(data: str | None, number: int) -> tuple[Any, str | int]:
+    """Molecules of QM9, and which label is their energy.
+
+    The first ones of a file; or some of the shipped sample, with forces that are random, for timing
+    only.
+    """
+    if data is not None:
+        return read_file(Path(data), "U0")[:number], "U0"
     torch.manual_seed(0)
-    path = None if data is None else Path(data)
-    molecules = read_molecules(argparse.Namespace(data=path, root=None, molecules=number))
+    args = argparse.Namespace(data=None, root=None, molecules=number)
+    molecules = read_molecules(args)
     molecules._data.y = molecules._data.y[:, :1].double()
     molecules._data.force = torch.randn(molecules._data.pos.shape)
     assert molecules.slices is not None
     molecules.slices["force"] = molecules.slices["pos"]
-    return molecules
+    return molecules, 0
 
 
-def ours(molecules: Any, job: dict, device: str) -> tuple[list[float], dict]:
+def ours(molecules: Any, label: str | int, job: dict, device: str) -> tuple[list[float], dict]:
     """Milliseconds per step of rounds of epochs of ``fit``."""
     from pyg_schnet import SchNet
     from pyg_schnet.ops import kernels_for
@@ -85,7 +94,7 @@ def ours(molecules: Any, job: dict, device: str) -> tuple[list[float], dict]:
     epochs = min(math.ceil(_STEPS / steps), job.get("epochs", _STEPS))
     config = TrainConfig.paper(
         forces=job["forces"],
-        label=0,
+        label=label,
         epochs=1_000_000,
         eval_epochs=epochs,
         batch_size=job["batch_size"],
@@ -118,15 +127,15 @@ def ours(molecules: Any, job: dict, device: str) -> tuple[list[float], dict]:
             train_on(run, capacity)
 
     model = SchNet.paper()
-    with warnings.catch_warnings(record=True) as heard, patch.object(
-        DeviceRun, "_train_on", counted
+    with (
+        warnings.catch_warnings(record=True) as heard,
+        patch.object(DeviceRun, "_train_on", counted),
     ):
         warnings.simplefilter("always")
-        try:
+        with contextlib.suppress(_EnoughError):
             fit(model, molecules, molecules[:1], config, log=log, device=device, packed=True)
-        except _EnoughError:
-            pass
-    extra["warnings"] = sorted({str(warning.message).splitlines()[0] for warning in heard})
+    said = [str(warning.message) for warning in heard if warning.category is UserWarning]
+    extra["warnings"] = sorted({text.splitlines()[0] for text in said})
     rounds = zip(moments[warm_up - 1 :], moments[warm_up:])
     return [1e3 * (after - before) / (epochs * steps) for before, after in rounds], extra
 
@@ -145,7 +154,11 @@ def peers(name: str, molecules: Any, job: dict, device: str) -> tuple[list[float
     )
     step = contender.force_step if job["forces"] else contender.energy_step
     times: list[float] = []
-    rounds = _rounds(loader, lambda batch: step(as_inputs(batch.to(device)), optimizer), device)
+
+    def train(batch: Any) -> None:
+        step(as_inputs(batch.to(device, non_blocking=True)), optimizer)
+
+    rounds = _rounds(loader, train, device)
     begun = time.perf_counter()
     for number, milliseconds in enumerate(rounds):
         if number < job["warm_up"]:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from worker import tune
+
 from device.clock import is_out_of_memory, release
 from device.jobs import KINDS, failure
 from device.launch import MARK
-from worker import tune
 
 
 def main(words: list[str]) -> int:

@@ -56,7 +56,7 @@ class FakeEvent:
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def fake(monkeypatch):
     fake = FakeGPU()
     monkeypatch.setattr(torch.cuda, "Event", fake.event)
     monkeypatch.setattr(torch.cuda, "synchronize", fake.synchronize)
@@ -64,19 +64,19 @@ def gpu(monkeypatch):
     return fake
 
 
-def test_times_are_those_of_the_device(load, gpu) -> None:
-    measured = load("device.clock").measure(gpu.work, 0.1, "cuda", warm_up=3, at_least=5)
+def test_times_are_those_of_the_device(load, fake) -> None:
+    measured = load("device.clock").measure(fake.work, 0.1, "cuda", warm_up=3, at_least=5)
     assert measured["first_ms"] == pytest.approx(50.0)
     assert len(measured["times_ms"]) == 50  # of 2 ms each in 0.1 s
     assert measured["times_ms"] == pytest.approx([2.0] * 50)
     assert measured["wall_ms"] == pytest.approx(2.0)
     # After the first call, the warm-up, the call that tells how many, and all others.
-    assert gpu.waits == 4
-    assert gpu.calls == 3 + 1 + 50
+    assert fake.waits == 4
+    assert fake.calls == 3 + 1 + 50
 
 
-def test_at_least_some_calls(load, gpu) -> None:
-    assert len(load("device.clock").measure(gpu.work, 0.0, "cuda")["times_ms"]) == 5
+def test_at_least_some_calls(load, fake) -> None:
+    assert len(load("device.clock").measure(fake.work, 0.0, "cuda")["times_ms"]) == 5
 
 
 def test_memory_of_a_gpu(load, monkeypatch) -> None:
@@ -207,7 +207,7 @@ def test_steps(load, job, name, forces) -> None:
 
 def test_batches_of_peers_have_their_labels(load, job) -> None:
     steps = load("device.steps")
-    molecules = steps.training_set(None, 20)
+    molecules = steps.training_set(None, 20)[0]
     batch = load("torch_geometric.loader").DataLoader(molecules, 4)
     inputs = steps.as_inputs(next(iter(batch)))
     assert inputs.size == 4
@@ -241,7 +241,7 @@ def test_compiled_is_the_same_network(load, monkeypatch) -> None:
             monkeypatch.setattr(settings, name, getattr(settings, name))
     steps, worker = load("device.steps"), load("worker")
     inputs = steps.as_inputs(
-        next(iter(load("torch_geometric.loader").DataLoader(steps.training_set(None, 20), 4)))
+        next(iter(load("torch_geometric.loader").DataLoader(steps.training_set(None, 20)[0], 4)))
     )
     inputs.energy = torch.randn(4)
     network = {"features": 8, "blocks": 1, "gaussians": 6, "cutoff": 5.0}
@@ -290,26 +290,59 @@ def here(load, monkeypatch):
     return done
 
 
-def test_speed(load, here, tmp_path) -> None:
-    speed, path = load("speed"), tmp_path / "speed.json"
-    speed.run(arguments(speed, "--device", "cpu", "--quick", "--json", str(path)))
-    results = json.loads(path.read_text())
-    assert here.count(("ours", "steps")) == here.count(("pyg", "steps")) == 2
-    for entrants in results["steps"].values():
+@pytest.fixture
+def gpu(load, here, monkeypatch):
+    """The command for a GPU, with its parts in this process."""
+    gpu = load("gpu")
+
+    def run_part(words: list[str], log: Path, seconds: float):
+        suite = load(words[2])
+        suite.run(arguments(suite, *words[3:]))
+        return gpu.Done("done", 0.1)
+
+    monkeypatch.setattr(gpu, "run_part", run_part)
+    return gpu
+
+
+@pytest.mark.slow
+def test_all_suites(load, gpu, here, tmp_path) -> None:
+    words = ("--device", "cpu", "--quick", "--output", str(tmp_path))
+    gpu.run(arguments(gpu, *words, "--parts", "speed", "scaling", "epoch"))
+    results = {
+        name: json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("speed", "scaling", "epoch")
+    }
+    texts = {name: (tmp_path / f"{name}.md").read_text() for name in (*results, "summary")}
+    for name in results:
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+    assert here.count(("pyg", "steps")) == 2
+    for entrants in results["speed"]["steps"].values():
         ratio = entrants["pyg"]["median_ms"] / entrants["ours"]["median_ms"]
         assert entrants["speedup"] == {"pyg": pytest.approx(ratio)}
         reached = entrants["ours"]["reached"]
         share = reached["floor_ms"] / entrants["ours"]["median_ms"]
         assert reached["of_floor"] == pytest.approx(share)
-        assert reached["of_floor"] == max(reached["of_copy"], reached["of_product"])
-    (system,) = results["systems"].values()
+        assert share == pytest.approx(max(reached["of_copy"], reached["of_product"]))
+    (system,) = results["speed"]["systems"].values()
     assert set(system["ours"]) == set(load("device.jobs").TASKS)
-    (kernels,) = results["kernels"].values()
-    assert {"reduce", "reduce_backward", "reduce_double_backward"} <= set(kernels["kernels"])
-    text = path.with_suffix(".md").read_text()
-    assert "| batch 8, energies + forces |" in text
-    assert "| reduce_double_backward |" in text
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "| batch 8, energies + forces |" in texts["speed"]
+    assert "| reduce_double_backward |" in texts["speed"]
+
+    system = results["scaling"]["systems"][0]
+    assert system["size"]["atoms"] == 96
+    assert system["size"]["edges"] > 4000
+    ours = system["entrants"]["ours"]
+    assert ours["atom_steps_per_s"] == pytest.approx(96e3 / ours["median_ms"])
+    assert "## Atoms times steps per second" in texts["scaling"]
+
+    values = results["epoch"]["steps"]["batch 8"]["ours"]
+    assert values["molecules"] == 24
+    assert values["before_s"] > 0
+    assert "| batch 8 | 24 | " in texts["epoch"]
+
+    assert "| step, batch 8, energies: PyG / ours |" in texts["summary"]
+    assert "| 300 atoms, atoms x steps/s |" in texts["summary"]
 
 
 def test_failures_are_shown_in_their_places(load, monkeypatch, tmp_path) -> None:
@@ -320,27 +353,6 @@ def test_failures_are_shown_in_their_places(load, monkeypatch, tmp_path) -> None
     text = path.with_suffix(".md").read_text()
     assert text.count("| out of memory | out of memory |") >= 4
     assert "The primitives on paper, one molecule of 18 atoms\n\nout of memory." in text
-
-
-def test_scaling(load, here, tmp_path) -> None:
-    scaling, path = load("scaling"), tmp_path / "scaling.json"
-    words = ("--device", "cpu", "--quick", "--largest", "100", "--json", str(path))
-    scaling.run(arguments(scaling, *words))
-    (system,) = json.loads(path.read_text())["systems"]
-    assert system["size"]["atoms"] == 96
-    assert system["size"]["edges"] > 4000
-    ours = system["entrants"]["ours"]
-    assert ours["atom_steps_per_s"] == pytest.approx(96e3 / ours["median_ms"])
-    assert "## Atoms times steps per second" in path.with_suffix(".md").read_text()
-
-
-def test_epoch(load, here, tmp_path) -> None:
-    epoch, path = load("epoch"), tmp_path / "epoch.json"
-    epoch.run(arguments(epoch, "--device", "cpu", "--quick", "--json", str(path)))
-    values = json.loads(path.read_text())["steps"]["batch 8"]["ours"]
-    assert values["molecules"] == 24
-    assert values["before_s"] > 0
-    assert "| batch 8 | 24 | " in path.with_suffix(".md").read_text()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs that there is no GPU")

@@ -75,6 +75,8 @@ class Memory:
 
     def __init__(self, device: str):
         self._device = device
+        if device != "cpu":
+            torch.cuda.init()
         self._before = memory("VmRSS") if device == "cpu" else _allocated()
 
     def forget_peak(self) -> None:

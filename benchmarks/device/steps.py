@@ -68,12 +68,13 @@ def measure_steps(name: str, job: dict, device: str) -> dict:
 def training_set(data: str | None, number: int) -> tuple[Any, str | int]:
     """Molecules of QM9, and which label is their energy.
 
-    The first ones of a file; or some of the shipped sample, with forces that are random, for timing
-    only.
+    Chosen at random from a file; or from the shipped sample, with forces that are random too, for
+    timing only.
     """
-    if data is not None:
-        return read_file(Path(data), "U0")[:number], "U0"
     torch.manual_seed(0)
+    if data is not None:
+        whole = read_file(Path(data), "U0")
+        return whole[torch.randperm(len(whole))[:number]], "U0"
     args = argparse.Namespace(data=None, root=None, molecules=number)
     molecules = read_molecules(args)
     molecules._data.y = molecules._data.y[:, :1].double()

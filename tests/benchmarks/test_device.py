@@ -81,6 +81,7 @@ def test_at_least_some_calls(load, fake) -> None:
 
 def test_memory_of_a_gpu(load, monkeypatch) -> None:
     peaks = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 * 2**20)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 10 * 2**20)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: peaks.append("forgotten"))
@@ -343,6 +344,21 @@ def test_all_suites(load, gpu, here, tmp_path) -> None:
 
     assert "| step, batch 8, energies: PyG / ours |" in texts["summary"]
     assert "| 300 atoms, atoms x steps/s |" in texts["summary"]
+
+
+def test_the_whole_race_is_planned(load, tmp_path) -> None:
+    """What is of a GPU only: all systems, loaders with processes, compilation of some."""
+    speed = load("speed")
+    plan = load("device.speed")._whole(tmp_path, arguments(speed, "--device", "cuda"))
+    kinds = {name: [job["kind"] for _, job in jobs] for name, jobs in plan.items()}
+    assert kinds["ours"] == ["machine", *["steps"] * 4, *["race"] * 5, *["kernels"] * 2]
+    assert kinds["pyg"] == ["steps"] * 4 + ["race"] * 5 + ["steps"] * 4
+    assert kinds["pyg_compiled"] == ["steps"] * 4 + ["race"] * 2 + ["steps"] * 4
+    workers = [job["workers"] for _, job in plan["pyg"] if job["kind"] == "steps"]
+    assert workers == [0] * 4 + [4] * 4
+    files = [Path(job["file"]) for jobs in plan.values() for _, job in jobs if "file" in job]
+    assert len(files) == 14
+    assert all(file.exists() for file in files)
 
 
 def test_failures_are_shown_in_their_places(load, monkeypatch, tmp_path) -> None:

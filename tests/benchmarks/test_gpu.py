@@ -137,3 +137,10 @@ def test_only_tests_of_a_gpu_are_run(gpu, tmp_path):
     names = {Path(word).name for word in words if word.endswith(".py")}
     assert {"test_cuda.py", "test_packed.py", "test_loader.py", "test_graph_cells.py"} <= names
     assert "test_qm9.py" not in names
+
+
+def test_tests_that_take_too_long_stop_nothing(gpu, parts, tmp_path):
+    parts["tests"] = "import time; time.sleep(60)"
+    with pytest.raises(SystemExit):
+        gpu.run(arguments(gpu, tmp_path, "--parts", "tests", "speed", "--limit", "4s"))
+    assert status(tmp_path) == {"tests": "not finished: no time was left", "speed": "done"}

@@ -11,8 +11,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 MARK = "result: "
 NO_TIME = "not run: no time was left"
+NO_WORKER = "not run: workers end without a result"
 # Lines of its errors that are shown of a worker that failed.
 _SHOWN = 15
+# Workers in a row that end without a single result: those after them would, too.
+_SILENT = 3
 
 
 def run_jobs(name: str, jobs: list[dict], device: str, deadline: float) -> list[dict]:
@@ -26,6 +29,7 @@ def run_jobs(name: str, jobs: list[dict], device: str, deadline: float) -> list[
         deadline: When to stop, by ``time.monotonic``.
     """
     done: list[dict] = []
+    silent = 0
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "jobs.json"
         file.write_text(json.dumps(jobs))
@@ -40,6 +44,9 @@ def run_jobs(name: str, jobs: list[dict], device: str, deadline: float) -> list[
                 done.append({"failure": why or f"over {jobs[len(done)]['patience']:g} s"})
             if jobs[0].get("ladder") and done and "failure" in done[-1]:
                 break
+            silent = 0 if found else silent + 1
+            if silent == _SILENT:
+                done += [{"failure": NO_WORKER}] * (len(jobs) - len(done))
     return done
 
 

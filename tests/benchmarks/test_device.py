@@ -144,6 +144,11 @@ def test_what_fails_takes_nothing_from_others(launch, capfd) -> None:
     assert "me failed:\nSegmentation fault" in capfd.readouterr().err
 
 
+def test_workers_that_cannot_begin_are_not_tried_forever(launch) -> None:
+    last = "not run: workers end without a result"
+    assert launch("one", *["crash"] * 4, "two", "three")[5:] == [last] * 2
+
+
 def test_no_time_left(launch) -> None:
     begin = time.monotonic()
     assert launch("one", "sleep", "two", seconds=1.0) == [

@@ -6,14 +6,14 @@ import shutil
 import subprocess
 from datetime import date
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from worker import version
 
 
-def environment() -> dict[str, str | int]:
-    """Hardware and versions."""
+def environment(device: str = "cpu") -> dict[str, str | int]:
+    """Hardware and versions; those of the GPU too where the device is one."""
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu(),
@@ -26,6 +26,17 @@ def environment() -> dict[str, str | int]:
         "torch_geometric": version("torch-geometric"),
         "numba": version("numba"),
         "pyg_schnet": version("pyg-schnet"),
+        **({} if device == "cpu" else _gpu()),
+    }
+
+
+def _gpu() -> dict[str, str | int]:
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "gpu_gib": round(properties.total_memory / 2**30),
+        "cuda": torch.version.cuda or "none",
+        "triton": version("triton"),
     }
 
 

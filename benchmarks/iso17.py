@@ -51,7 +51,10 @@ EVERY = 1_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
     add_row_arguments(
-        parser, "iso17", quick="a few steps on a shipped sample", seed="of weights and order"
+        *(parser, "iso17"),
+        quick="a few steps on a shipped sample",
+        seed="of weights and order",
+        device=True,
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--root", type=Path, help="folder of ISO17, or of files in its layout")
@@ -122,7 +125,8 @@ def run_row(args: argparse.Namespace, source: Source, name: str, task: str) -> d
     model = SchNet.paper(units="kcal/mol")
     config = preset(**settings, **often)
     folder = folder_of(args, key)
-    result = run_once(folder, model, parts, config, again=args.again, forces=True)
+    options = {"again": args.again, "forces": True, "device": args.device}
+    result = run_once(folder, model, parts, config, **options)
     return {key: row | {"budget": args.budget, "seed": args.seed} | result}
 
 

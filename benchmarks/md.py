@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms, units
-from ase.md.velocitydistribution import Stationary
+from device.options import check_device
 from environment import environment
 from md_worker import TIMESTEP
 from peers.processes import add_python_option, call_worker, installed, read_pythons, without_paths
@@ -64,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--train-steps", type=int, default=2000, help="of training before (default: 2000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and velocities")
+    words = "where networks are evaluated; on a GPU ours beside PyG only (default: cpu)"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=words)
     add_python_option(parser)
 
 
@@ -72,9 +73,13 @@ def run(args: argparse.Namespace) -> None:
     if args.quick:
         args.molecules, args.rounds = ["ethanol"], 1
         args.steps, args.train_steps = min(args.steps, 100), min(args.train_steps, 100)
+    check_device(args.device)
     pythons = read_pythons(args, PEERS)
-    contenders = ["loop", "ours", "pyg", *installed(PEERS, pythons, PEERS)]
-    results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
+    contenders = ["loop", "ours", "pyg"]
+    if args.device == "cpu":
+        contenders += installed(PEERS, pythons, PEERS)
+    about = environment(args.device)
+    results: dict = {"environment": about, "command": _command(args), "seed": args.seed}
     results |= {"network": NETWORK, "timestep_fs": TIMESTEP, "molecules": {}}
     with tempfile.TemporaryDirectory() as folder:
         for name in args.molecules:
@@ -82,8 +87,8 @@ def run(args: argparse.Namespace) -> None:
             results["molecules"][name] = {"atoms": atoms, "contenders": {}}
         jobs = [(m, c) for m in args.molecules for _ in range(args.rounds) for c in contenders]
         for molecule, contender in tqdm(jobs, desc="md", disable=not sys.stderr.isatty()):
-            file = Path(folder) / f"{molecule}.npz"
-            arguments = [contender, str(file), str(args.steps)]
+            system = Path(folder) / f"{molecule}.npz"
+            arguments = [contender, str(system), str(args.steps), args.device]
             done = call_worker("md_worker.py", contender, arguments, pythons)
             if done.returncode != 0:
                 raise SystemExit(f"{contender} failed on {molecule}:\n{done.stderr}")
@@ -92,19 +97,24 @@ def run(args: argparse.Namespace) -> None:
             rounds.append(measured)
     for entry in results["molecules"].values():
         summarise(entry)
-    path = args.json or (None if args.quick else HERE / "results" / "md.json")
+    file = "md.json" if args.device == "cpu" else f"md_{args.device}.json"
+    path = args.json or (None if args.quick else HERE / "results" / file)
     save_report(results, path, as_markdown, draw)
 
 
 def write_system(molecule: str, path: Path, args: argparse.Namespace) -> int:
     """Trains a network on a molecule, writes both, and tells the number of atoms."""
+    from ase import Atoms, units
+    from ase.md.velocitydistribution import Stationary
+
     torch.manual_seed(args.seed)
     frames = MD17Sample(molecule, train=True, cutoff=NETWORK["cutoff"])
     model = SchNet(**NETWORK)  # type: ignore[arg-type] # numbers of two kinds
     config = TrainConfig.fast(
         forces=True, max_steps=args.train_steps, eval_epochs=1000, seed=args.seed
     )
-    fit(model, frames[50:], frames[:50], config)
+    fit(model, frames[50:], frames[:50], config, device=args.device)
+    model.cpu()
     assert model.units == "kcal/mol"
     frame = frames[0]
     atoms = Atoms(numbers=frame.z.numpy(), positions=frame.pos.double().numpy())
@@ -215,4 +225,5 @@ def _command(args: argparse.Namespace) -> str:
     words = ["python benchmarks/run.py md"] + (["--quick"] if args.quick else [])
     words += [f"--molecules {' '.join(args.molecules)} --steps {args.steps}"]
     words += [f"--rounds {args.rounds} --train-steps {args.train_steps} --seed {args.seed}"]
+    words += [] if args.device == "cpu" else [f"--device {args.device}"]
     return " ".join(words + without_paths(args))

@@ -24,7 +24,15 @@ from typing import Any
 import torch
 from baselines.dtnn import DTNN
 from environment import commit, environment
-from md17_data import OFFICIAL, OFFICIAL_VAL, Source, mean_predictor, open_sample, open_source
+from md17_data import (
+    CUTOFF,
+    OFFICIAL,
+    OFFICIAL_VAL,
+    Source,
+    mean_predictor,
+    open_sample,
+    open_source,
+)
 from md17_kernels import KERNELS, run_kernel
 from md17_report import MOLECULES, as_markdown, draw
 from peers.processes import add_python_option, installed, read_pythons, without_paths
@@ -33,6 +41,7 @@ from rows import (
     budget,
     command,
     errors,
+    home_of,
     results_file,
     run_once,
     validations,
@@ -53,7 +62,7 @@ EVERY = 1_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
-    add_row_arguments(parser, "md17")
+    add_row_arguments(parser, "md17", device=True)
     parser.add_argument(
         "--root", type=Path, help="folder of md17_ethanol.npz and others, or of pyg_schnet's MD17"
     )
@@ -96,7 +105,8 @@ def run(args: argparse.Namespace) -> None:
         with TemporaryDirectory() as folder:
             args.directory, args.budget, args.num_train = Path(folder), "40steps", 100
             args.rows = args.rows or [n for n in METHODS if n not in KERNELS or pythons]
-            rows = rows_of(args, open_sample(100, 50, args.seed), "revised", pythons)
+            source = open_sample(100, 50, args.seed, cutoff_on(args))
+            rows = rows_of(args, source, "revised", pythons)
             write_rows(rows, path, as_markdown, draw, at_once=True)
         return
     if args.molecules and args.root is None:
@@ -115,9 +125,15 @@ def all_rows(args: argparse.Namespace, pythons: dict[str, str]) -> Iterator[dict
         raise SystemExit(f"--tasks: {', '.join(args.rows)} cannot learn {', '.join(args.tasks)}")
     for molecule in args.molecules:
         source = open_source(
-            args.root, molecule, args.labels, args.split, args.num_train, args.seed
+            *(args.root, molecule, args.labels, args.split, args.num_train, args.seed),
+            cutoff=cutoff_on(args),
         )
         yield from rows_of(args, source, args.labels, pythons)
+
+
+def cutoff_on(args: argparse.Namespace) -> float | None:
+    """Radius of stored edges; on a GPU the packed batches have edges of their own."""
+    return CUTOFF if args.device == "cpu" else None
 
 
 def rows_of(
@@ -175,7 +191,7 @@ def run_row(
         print(f"{key}: {why}", flush=True)
         return {"failure": why, "environment": environment(), "commit": commit()}
     print(f"{key}: {parts.sizes}", flush=True)
-    folder = args.directory / key.replace(", ", "_").replace(" = ", "").replace(" ", "_")
+    folder = home_of(args) / key.replace(", ", "_").replace(" = ", "").replace(" ", "_")
     if name in KERNELS:
         return run_kernel(folder, parts, name, args.memory, pythons, again=args.again)
     preset = TrainConfig.paper if name == "paper" else TrainConfig.fast
@@ -184,7 +200,8 @@ def run_row(
     config = preset(**settings, **often)
     torch.manual_seed(args.seed)
     model = DTNN(units="kcal/mol") if name == "dtnn" else SchNet.paper(units="kcal/mol")
-    return run_once(folder, model, parts, config, again=args.again, forces=True)
+    options = {"again": args.again, "forces": True, "device": args.device}
+    return run_once(folder, model, parts, config, **options)
 
 
 def command_of(args: argparse.Namespace, source: Source, name: str, task: str) -> str:

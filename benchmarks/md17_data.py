@@ -25,11 +25,17 @@ OFFICIAL, OFFICIAL_VAL = 1_000, 50
 class Frames(InMemoryMolecules):
     """The frames of an npz file in the layout of MD17, wherever it lies; some if told which."""
 
-    def __init__(self, path: Path, name: str, rows: np.ndarray | None = None):
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        rows: np.ndarray | None = None,
+        cutoff: float | None = CUTOFF,
+    ):
         super().__init__(None)
         self.name = name
         raw = read_frames(path, name.removeprefix("revised "), rows)
-        self._hold(*collate_frames(raw), UNITS, cutoff=CUTOFF)
+        self._hold(*collate_frames(raw), UNITS, cutoff=cutoff)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,13 @@ class Source:
 
 
 def open_source(
-    root: Path, molecule: str, labels: str, split: int | None, num_train: int, seed: int
+    root: Path,
+    molecule: str,
+    labels: str,
+    split: int | None,
+    num_train: int,
+    seed: int,
+    cutoff: float | None = CUTOFF,
 ) -> Source:
     """Reads and splits the frames of a molecule.
 
@@ -64,26 +76,28 @@ def open_source(
         split: Number of the official split of revised labels, 1 to 5.
         num_train: Frames to train on.
         seed: Seed of the random split, or of the choice of those that validate.
+        cutoff: Radius of stored edges; none are stored if ``None``.
 
     Raises:
         SystemExit: If more frames are asked for than an official split has.
     """
     if labels == "original":
-        return split_at_random(open_frames(root, molecule), num_train, NUM_VAL, seed)
+        frames = open_frames(root, molecule, cutoff=cutoff)
+        return split_at_random(frames, num_train, NUM_VAL, seed)
     if num_train > OFFICIAL - OFFICIAL_VAL:
         raise SystemExit(
             f"--num-train: official splits have {OFFICIAL:,} frames to learn from, of which "
             f"{OFFICIAL_VAL} validate: {OFFICIAL - OFFICIAL_VAL} at most (got {num_train:,})"
         )
     name, number = f"revised {molecule}", split or 1
-    learned, tested = (open_frames(root, name, number, train) for train in (True, False))
+    learned, tested = (open_frames(root, name, number, train, cutoff) for train in (True, False))
     train, val = random_split(learned, [num_train, OFFICIAL_VAL], seed)
     return Source(name, number, frames_of(learned, tested), Parts(train, val, tested))
 
 
-def open_sample(num_train: int, num_val: int, seed: int) -> Source:
+def open_sample(num_train: int, num_val: int, seed: int, cutoff: float | None = CUTOFF) -> Source:
     """The shipped frames of ethanol."""
-    return split_at_random(MD17Sample("ethanol", cutoff=CUTOFF), num_train, num_val, seed)
+    return split_at_random(MD17Sample("ethanol", cutoff=cutoff), num_train, num_val, seed)
 
 
 def split_at_random(dataset: Any, num_train: int, num_val: int, seed: int) -> Source:
@@ -94,7 +108,13 @@ def split_at_random(dataset: Any, num_train: int, num_val: int, seed: int) -> So
     return Source(dataset.name, None, frames_of(dataset), parts)
 
 
-def open_frames(root: Path, name: str, split: int | None = None, train: bool | None = None) -> Any:
+def open_frames(
+    root: Path,
+    name: str,
+    split: int | None = None,
+    train: bool | None = None,
+    cutoff: float | None = CUTOFF,
+) -> Any:
     """A trajectory with its edges: a file in a folder, or the data set that downloads it.
 
     Args:
@@ -102,6 +122,7 @@ def open_frames(root: Path, name: str, split: int | None = None, train: bool | N
         name: Such as ``"ethanol"`` or ``"revised ethanol"``.
         split: Number of an official split of which to take a part.
         train: That to train on, or that to test with.
+        cutoff: Radius of the edges; without any if ``None``.
     """
     molecule = name.removeprefix("revised ")
     start = "md17" if molecule == name else "rmd17"
@@ -109,8 +130,8 @@ def open_frames(root: Path, name: str, split: int | None = None, train: bool | N
         path = root / file
         if path.is_file() and (split is None or has_splits(path)):
             rows = None if split is None else read_split(path, root, split, bool(train))
-            return Frames(path, name, rows)
-    return MD17(root, name, split=split, train=train, cutoff=CUTOFF)
+            return Frames(path, name, rows, cutoff)
+    return MD17(root, name, split=split, train=train, cutoff=cutoff)
 
 
 def frames_of(*datasets: Any) -> dict[str, int]:

@@ -1,6 +1,6 @@
 r"""Runs the dynamics of one contender, in a process of its own, and prints JSON.
 
-    python benchmarks/md_worker.py CONTENDER SYSTEM.npz STEPS
+    python benchmarks/md_worker.py CONTENDER SYSTEM.npz STEPS [DEVICE]
 
 Needs nothing but ASE, torch, numpy and the contender's own packages. ``SYSTEM.npz`` holds the atoms
 and all weights of the network, under the names of this package, as ``md.py`` writes it.
@@ -31,6 +31,7 @@ def main() -> None:
     tune()
     with np.load(path) as file:
         system = dict(file)
+    system["device"] = np.array(sys.argv[4] if len(sys.argv) > 4 else "cpu")
     prepare, package = CONTENDERS[name]
     run, start, extra = prepare(system)
     each = max(1, steps // SEGMENTS)
@@ -104,7 +105,7 @@ def overhead(system: dict[str, np.ndarray], model: Any, calls: int = 200) -> dic
         moments = [time.perf_counter()]
         potential(system["z"], atoms.positions)
         moments.append(time.perf_counter())
-        model.predict(data)
+        model.predict(data)["forces"].cpu()  # waits for a GPU
         moments.append(time.perf_counter())
         atoms.get_forces(), atoms.get_potential_energy()
         moments.append(time.perf_counter())
@@ -130,8 +131,9 @@ def ours_loop(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Callable]:
 def pyg_loop(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Callable]:
     """The same loop around PyG's SchNet and autograd; pairs are found in plain torch."""
     network = json.loads(str(system["network"]))
-    z = torch.from_numpy(system["z"])
-    ones = ~torch.eye(len(z), dtype=torch.bool)
+    device = device_of(system)
+    z = torch.from_numpy(system["z"]).to(device)
+    ones = ~torch.eye(len(z), dtype=torch.bool, device=device)
 
     def graph(pos: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         close = (torch.cdist(pos.detach(), pos.detach()) < network["cutoff"]) & ones
@@ -139,13 +141,13 @@ def pyg_loop(system: dict[str, np.ndarray]) -> tuple[Callable, dict, Callable]:
         source, target = edge_index
         return edge_index, (pos[source] - pos[target]).norm(dim=-1)
 
-    model = make_pyg(system, network, graph)
+    model = make_pyg(system, network, graph).to(device)
 
     def evaluate(pos: np.ndarray) -> tuple[float, np.ndarray]:
-        positions = torch.from_numpy(pos).float().requires_grad_()
+        positions = torch.from_numpy(pos).to(device, torch.float32).requires_grad_()
         energy = model(z, positions)
         (gradient,) = torch.autograd.grad(energy.sum(), positions)
-        return energy.item(), -gradient.double().numpy()
+        return energy.item(), -gradient.double().cpu().numpy()
 
     return bare_loop(system, evaluate, energy_left_out(system))
 
@@ -202,7 +204,12 @@ def make_ours(system: dict[str, np.ndarray]) -> Any:
 
     model = SchNet(**json.loads(str(system["network"])), units="kcal/mol")
     model.load_state_dict(weights_of(system))
-    return model
+    return model.to(device_of(system))
+
+
+def device_of(system: dict[str, np.ndarray]) -> str:
+    """Where networks are evaluated."""
+    return str(system.get("device", "cpu"))
 
 
 def weights_of(system: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

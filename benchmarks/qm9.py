@@ -57,7 +57,10 @@ EVERY = {"enn-s2s": 250}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this suite."""
     add_row_arguments(
-        parser, "qm9", quick="all rows, a few steps of each", seed="of weights and order"
+        *(parser, "qm9"),
+        quick="all rows, a few steps of each",
+        seed="of weights and order",
+        device=True,
     )
     add_source(parser)
     parser.add_argument("--rows", nargs="*", default=[], choices=ROWS, metavar="ROW", help="which")
@@ -140,7 +143,8 @@ def run_row(args: argparse.Namespace, source: Source, parts: Parts, name: str) -
     torch.manual_seed(args.seed)
     model = network(name, source)
     config = config_of(args, name, source.target, len(parts.train))
-    return {key: row | run_once(folder_of(args, key), model, parts, config, again=args.again)}
+    options = {"again": args.again, "device": args.device}
+    return {key: row | run_once(folder_of(args, key), model, parts, config, **options)}
 
 
 def trained(args: argparse.Namespace) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from device.options import check_device
 from environment import commit, environment
 from report import save_report
 from torch import Tensor
@@ -76,6 +77,7 @@ def add_row_arguments(
     quick: str = "a few steps on the shipped sample",
     seed: str = "of split, weights and order",
     budget: str | None = "20m",
+    device: bool = False,
 ) -> None:
     """Options of every suite that trains rows.
 
@@ -85,6 +87,7 @@ def add_row_arguments(
         quick: What ``--quick`` does.
         seed: What ``--seed`` is the seed of.
         budget: Budget of a row by default; there is no such option if ``None``.
+        device: Whether rows can be trained on a GPU.
     """
     parser.add_argument("--json", type=Path, help="file for the results, beside it .md and .png")
     parser.add_argument("--quick", action="store_true", help=f"under a minute: {quick}")
@@ -96,6 +99,11 @@ def add_row_arguments(
         "--directory", type=Path, default=Path("runs") / suite, help="(default: %(default)s)"
     )
     parser.add_argument("--again", action="store_true", help="run rows anew that are done")
+    words = "where to train and test; results and folder of a GPU have its name (default: cpu)"
+    if device:
+        parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=words)
+    else:
+        parser.set_defaults(device="cpu")
 
 
 def _budget(text: str) -> str:
@@ -106,7 +114,18 @@ def _budget(text: str) -> str:
 
 def results_file(args: argparse.Namespace, suite: str) -> Path | None:
     """Where results go: beside those of the other suites, and nowhere if they are quick ones."""
-    return args.json or (None if args.quick else HERE / "results" / f"{suite}.json")
+    check_device(args.device)
+    return args.json or (None if args.quick else HERE / "results" / f"{_on(args, suite)}.json")
+
+
+def _on(args: argparse.Namespace, name: str) -> str:
+    """A name that says where rows were trained, if that is not the CPU."""
+    return name if args.device == "cpu" else f"{name}_{args.device}"
+
+
+def home_of(args: argparse.Namespace) -> Path:
+    """The folder of all rows."""
+    return Path(args.directory).with_name(_on(args, Path(args.directory).name))
 
 
 def write_rows(
@@ -138,13 +157,14 @@ def write_rows(
 def command(args: argparse.Namespace, suite: str, *words: str) -> str:
     """The command that makes a row: its words, which name no paths of this machine."""
     start = ["python benchmarks/run.py", suite, "--quick" if args.quick else ""]
-    return " ".join(word for word in (*start, *words) if word)
+    device = "" if args.device == "cpu" else f"--device {args.device}"
+    return " ".join(word for word in (*start, *words, device) if word)
 
 
 def folder_of(args: argparse.Namespace, key: str) -> Path:
     """Where a row is kept."""
     name = key.replace(", ", "_").replace(" = ", "").replace(" ", "-").replace(",", "")
-    return Path(args.directory) / name
+    return home_of(args) / name
 
 
 def fields(part: Any) -> tuple[Tensor, Tensor]:
@@ -168,6 +188,7 @@ def run_once(
     *,
     again: bool = False,
     forces: bool | None = None,
+    device: str = "cpu",
     measure: Callable[[], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Trains and tests a model, or tells what came of it when that was done.
@@ -182,6 +203,7 @@ def run_once(
         config: Settings, with the budget.
         again: Throw away what was done, and start anew.
         forces: Whether forces are tested; by default where they are trained.
+        device: Where to train and test.
         measure: Measures more of the trained model, for the result.
 
     Returns:
@@ -203,11 +225,14 @@ def run_once(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "sizes": parts.sizes,
         "config": config.to_dict(),
-        "environment": environment(),
+        "environment": environment(device),
         "commit": commit(),
     }
+    resume = checkpoint.exists()
     try:
-        history = fit(model, parts.train, parts.val, config, directory, resume=checkpoint.exists())
+        history = fit(
+            model, parts.train, parts.val, config, directory, resume=resume, device=device
+        )
     except FloatingPointError:
         result["failure"] = "diverged"
     else:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from device.options import add_device_options
 from environment import environment
 from peers.processes import (
     add_python_option,
@@ -37,6 +38,8 @@ ENTRANTS = {
     "schnetpack": "SchNetPack, edges given",
     "graph_pes": "graph-pes, edges given",
 }
+# How sizes share processes, on the CPU and on a device.
+_PLACES = ("Every size in a process of its own, tuned", "All sizes in one process")
 HERE = Path(__file__).parent
 
 
@@ -47,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="under a minute: to 3,162 atoms, PyG the only peer"
     )
     parser.add_argument(
-        "--largest", type=int, default=100_000, help="skip larger systems (default: 100000 atoms)"
+        "--largest",
+        type=int,
+        help="skip larger systems (default: 100000 atoms, 1000000 on a device)",
     )
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="per contender and size (default: 3)"
@@ -59,11 +64,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory", type=float, default=12.0, help="limit for each process, in GiB (default: 12)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the systems")
+    add_device_options(parser, "to a million atoms there, beside PyG; else all peers on the CPU")
     add_python_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Measures all sizes and writes the results."""
+    if args.largest is None:
+        args.largest = 100_000 if args.device is None else 1_000_000
+    if args.device is not None:
+        from device import scaling as device_scaling
+
+        device_scaling.run(args)
+        return
     pythons = read_pythons(args)
     if args.quick:
         args.largest, args.seconds = min(args.largest, 3_162), min(args.seconds, 0.3)
@@ -92,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
                     entrants.remove(entrant)
                 jobs.update()
             results["systems"].append(system)
-    results["exponents"] = {entrant: _exponents(results, entrant) for entrant in ENTRANTS}
+    results["exponents"] = {entrant: exponents(results, entrant) for entrant in ENTRANTS}
     path = args.json or (None if args.quick else HERE / "results" / "scaling.json")
     save_report(results, path, as_markdown, draw)
 
@@ -127,7 +140,7 @@ def _work(entrant: str, file: Path, args: argparse.Namespace, pythons: dict[str,
     return measured | {"median_ms": median, "quartiles_ms": [low, high], "calls": len(times)}
 
 
-def _exponents(results: dict, entrant: str) -> dict[str, float]:
+def exponents(results: dict, entrant: str) -> dict[str, float]:
     """Slopes of time and memory over atoms, both as logarithms, from 1,000 atoms on."""
     slopes = {}
     for key in ("median_ms", "memory_mb"):
@@ -165,7 +178,7 @@ def as_markdown(results: dict) -> str:
         "Energies and forces of periodic boxes of water, 0.1 atoms per cubic angstrom, by a",
         f"network of {network['features']} features, {network['blocks']} blocks, "
         f"{network['gaussians']} Gaussians and a cutoff of {network['cutoff']:g} A.",
-        "Every size in a process of its own, tuned; a contender that fails is not tried on larger",
+        f"{_PLACES['device' in results]}; a contender that fails is not tried on larger",
         "systems.",
         "",
         "## Median time of a call [quartiles]",
@@ -176,6 +189,8 @@ def as_markdown(results: dict) -> str:
         "",
         *_table(results, _memory, "memory_mb"),
     ]
+    if "device" in results:
+        lines += ["", "## Atoms times steps per second", "", *_rates(results)]
     return "\n".join(lines) + "\n"
 
 
@@ -186,7 +201,7 @@ def _table(results: dict, cell: Any, key: str) -> list[str]:
     lines.append("|" + "---|" * (len(heads) + 1))
     for system in results["systems"]:
         of = system["entrants"]
-        cells = [f"{system['size'][name]:,}" for name in ("atoms", "edges")]
+        cells = [f"{system['size'].get(name, 0):,}" for name in ("atoms", "edges")]
         for entrant in entrants:
             values = of.get(entrant)
             cells.append("" if values is None else values.get("failure") or cell(values))
@@ -196,6 +211,19 @@ def _table(results: dict, cell: Any, key: str) -> list[str]:
     slopes = [results["exponents"][entrant].get(key) for entrant in entrants]
     cells = ["" if slope is None else f"N^{slope:.2f}" for slope in slopes]
     lines.append("| " + " | ".join(["growth from 1,000 atoms on", "", *cells, ""]) + " |")
+    return lines
+
+
+def _rates(results: dict) -> list[str]:
+    """A table of the rates of dynamics that these times allow."""
+    entrants = [entrant for entrant in ENTRANTS if entrant in results["systems"][0]["entrants"]]
+    lines = ["| " + " | ".join(["atoms", *(ENTRANTS[entrant] for entrant in entrants)]) + " |"]
+    lines.append("|---|" + "---|" * len(entrants))
+    for system in results["systems"]:
+        of = system["entrants"]
+        rates = [of.get(entrant, {}).get("atom_steps_per_s") for entrant in entrants]
+        cells = ["" if rate is None else f"{1e-6 * rate:.3g} million" for rate in rates]
+        lines.append("| " + " | ".join([f"{system['size']['atoms']:,}", *cells]) + " |")
     return lines
 
 
@@ -222,6 +250,7 @@ def draw(results: dict) -> Any:
         lows, atoms = [], np.empty(0)
         for k, (entrant, name) in enumerate(ENTRANTS.items()):
             places, values = _points(results, entrant, key)
+            places, values = places[values > 0], values[values > 0]
             if not len(places):
                 continue
             slope = results["exponents"][entrant].get(key)
@@ -239,5 +268,6 @@ def draw(results: dict) -> Any:
             axes.plot(atoms[[0, -1]], guide, ":", color="grey", label="slope 1", zorder=0)
         axes.set(xscale="log", yscale="log", xlabel="atoms N", ylabel=unit)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, frameon=False)
+        if lows:
+            axes.legend(fontsize=8, frameon=False)
     return figure

@@ -3,6 +3,8 @@ r"""The race: every implementation of SchNet on the same systems, with the same 
 Each contender runs in a process of its own, in turn, for several rounds; the medians of single
 calls are compared. All run as installed and tuned: with denormal numbers flushed to zero, which can
 make Gaussians far from their centre five times as fast, and freed memory kept in the process.
+
+With ``--device`` the race is another one, see :mod:`device.speed`.
 """
 
 import argparse
@@ -12,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from device import speed as device_speed
+from device.options import add_device_options
 from environment import environment
 from peers.processes import (
     add_python_option,
@@ -23,7 +27,7 @@ from peers.processes import (
 from report import as_markdown, draw, save_report
 from systems import NETWORKS, SYSTEMS, write_system
 from tqdm import tqdm
-from worker import CONTENDERS
+from worker import RACERS
 
 SUMMARY = "time and memory of inference and training beside PyG, SchNetPack and graph-pes"
 TASKS = ("forward", "energies + forces", "energy step", "energy + force step")
@@ -43,17 +47,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=int, default=2, help="turns of each contender (default: 2)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of molecules and labels")
+    add_device_options(parser, "race PyG, eager and compiled, there; else all peers on the CPU")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=device_speed.CONTENDERS,
+        default=list(device_speed.CONTENDERS),
+        help="on a device: which (default: all)",
+    )
     add_python_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the race and writes the results."""
+    if args.device is not None:
+        device_speed.run(args)
+        return
     pythons = read_pythons(args)
     systems = list(SYSTEMS)
     if args.quick:
         systems, args.seconds, args.rounds = [systems[0], systems[3]], 0.3, 1
     versions = (True,) if args.quick else (False, True)
-    entrants = [(name, tuned) for name in installed(CONTENDERS, pythons) for tuned in versions]
+    entrants = [(name, tuned) for name in installed(RACERS, pythons) for tuned in versions]
     results: dict = {"environment": environment(), "command": _command(args), "seed": args.seed}
     results["systems"] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -59,7 +59,7 @@ def write_system(name: str, path: Path, seed: int = 0) -> dict[str, int]:
     return {"atoms": len(z), "molecules": num_molecules, "edges": edge_index.size(1)}
 
 
-def write_water(atoms: int, path: Path, cutoff: float, seed: int = 0) -> dict[str, int]:
+def write_water(atoms: int, path: Path, cutoff: float | None, seed: int = 0) -> dict[str, int]:
     """Writes a periodic box of water, and tells its size.
 
     It has the density of the liquid, 0.1 atoms per cubic angstrom, and molecules turned at random
@@ -68,7 +68,7 @@ def write_water(atoms: int, path: Path, cutoff: float, seed: int = 0) -> dict[st
     Args:
         atoms: About how many atoms; the box is a cuboid of whole molecules, as cubic as can be.
         path: An npz file.
-        cutoff: Length of the longest edges.
+        cutoff: Length of the longest edges; none are looked for if ``None``.
         seed: Seed of the turns.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -83,16 +83,22 @@ def write_water(atoms: int, path: Path, cutoff: float, seed: int = 0) -> dict[st
     turns, _ = torch.linalg.qr(torch.randn(len(places), 3, 3, generator=generator))
     pos = (places.unsqueeze(1) + torch.tensor(_WATER) @ turns).flatten(0, 1)  # [N, 3]
     cell = torch.diag(torch.tensor(counts) * _WATER_SPACING).unsqueeze(0)
+    arrays = {
+        "z": torch.tensor([8, 1, 1]).repeat(len(places)).numpy(),
+        "pos": pos.numpy(),
+        "batch": np.zeros(len(pos), np.int64),
+        "energy": np.zeros(1, np.float32),
+        "forces": np.zeros((len(pos), 3), np.float32),
+        "cell": cell.numpy(),
+    }
+    if cutoff is None:
+        np.savez(path, **arrays, edge_index=np.zeros((2, 0), np.int64))
+        return {"atoms": len(pos)}
     edge_index, edge_shift = radius_graph(pos, cutoff, cell=cell)
     np.savez(
         path,
-        z=torch.tensor([8, 1, 1]).repeat(len(places)).numpy(),
-        pos=pos.numpy(),
-        batch=np.zeros(len(pos), np.int64),
+        **arrays,
         edge_index=edge_index.numpy(),
-        energy=np.zeros(1, np.float32),
-        forces=np.zeros((len(pos), 3), np.float32),
-        cell=cell.numpy(),
         edge_shift=edge_shift.numpy(),
         offsets=(edge_shift * cell[0].diagonal()).numpy(),
     )

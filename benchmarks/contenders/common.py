@@ -46,6 +46,14 @@ class Inputs:
             tensors = {name: torch.from_numpy(arrays[name]) for name in arrays}
         return cls(**tensors, size=len(tensors["energy"]))
 
+    def to(self, device: str) -> "Inputs":
+        """The same on another device."""
+        fields = {
+            name: value.to(device) if hasattr(value, "to") else value
+            for name, value in vars(self).items()
+        }
+        return Inputs(**fields)
+
     def vectors(self, pos: Tensor) -> Tensor:
         """From target to source of each edge, ``[E, 3]``."""
         j, i = self.edge_index

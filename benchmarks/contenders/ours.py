@@ -25,9 +25,8 @@ class Ours(Contender):
 
     def energy(self, inputs: Inputs) -> torch.Tensor:
         """From given edges."""
-        energy = self.model(
-            inputs.z, inputs.pos, inputs.batch, inputs.edge_index, batch_size=inputs.size
-        )
+        edges = (inputs.edge_index, inputs.edge_shift, inputs.cell)
+        energy = self.model(inputs.z, inputs.pos, inputs.batch, *edges, batch_size=inputs.size)
         return energy.squeeze(1).float()
 
     def predict(self, inputs: Inputs) -> None:
@@ -52,7 +51,8 @@ class OursExact(Ours):
 
 def as_data(inputs: Inputs, with_edges: bool) -> Data:
     """A periodic system as a user has it, before or after ``RadiusGraph``."""
-    data = Data(z=inputs.z, pos=inputs.pos, cell=inputs.cell, pbc=torch.ones(1, 3).bool())
+    pbc = torch.ones(1, 3, dtype=torch.bool, device=inputs.pos.device)
+    data = Data(z=inputs.z, pos=inputs.pos, cell=inputs.cell, pbc=pbc)
     if with_edges:
         data.edge_index, data.edge_shift = inputs.edge_index, inputs.edge_shift
         data.edge_weight = inputs.vectors(inputs.pos).norm(dim=1)

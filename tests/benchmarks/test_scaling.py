@@ -27,7 +27,7 @@ def load(monkeypatch):
 
 def arguments(**options) -> argparse.Namespace:
     given = dict(json=None, quick=False, largest=400, seconds=0.0, patience=60.0, memory=2.0)
-    return argparse.Namespace(**given | dict(seed=0, python=[]) | options)
+    return argparse.Namespace(**given | dict(seed=0, python=[], device=None) | options)
 
 
 @pytest.fixture

@@ -257,6 +257,9 @@ def as_markdown(study: Study, results: dict) -> str:
         lines += ["", f"## {data}, N = {num_train:,}, recipe `{recipe}`, {spent}", ""]
         lines += [f"{sizes}; threads: {threads}. Test MAE of fitted atom references alone: "]
         lines[-1] += f"{first['atom_references']:.2f} {UNITS}."
+        if spent.endswith(("epochs", "steps")):
+            lines += ["Times are those of a machine that other programs shared; errors after a"]
+            lines += ["budget of steps do not depend on it."]
         lines += ["", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
         for name, variant in study.variants.items():
             of = [row for row in group if row["name"] == name]

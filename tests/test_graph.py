@@ -84,6 +84,14 @@ def test_max_num_neighbors_keeps_the_nearest_and_warns():
     assert radius_graph(pos, 10.0, max_num_neighbors=3).size(1) == 12  # nothing to warn about
 
 
+def test_short_numbers_far_from_the_origin():
+    pos = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+    far = (pos + 128).half()
+    assert radius_graph(far, 2.0).tolist() == radius_graph(pos, 2.0).tolist()
+    with pytest.raises(ValueError, match="must be finite"):
+        radius_graph(far * 1e4, 2.0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -111,6 +111,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.molecules and args.root is None:
         raise SystemExit("--root: where are the trajectories, or shall MD17 download them?")
+    if args.device != "cpu" and KERNELS & set(args.rows or []):
+        raise SystemExit(f"--device {args.device}: GDML and sGDML are trained on the CPU")
     if args.split is not None and args.labels == "original":
         raise SystemExit(f"--split {args.split}: the original labels have no official split")
     write_rows(all_rows(args, pythons), path, as_markdown, draw)

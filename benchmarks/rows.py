@@ -125,7 +125,8 @@ def _on(args: argparse.Namespace, name: str) -> str:
 
 def home_of(args: argparse.Namespace) -> Path:
     """The folder of all rows."""
-    return Path(args.directory).with_name(_on(args, Path(args.directory).name))
+    home = Path(args.directory).resolve()
+    return home.with_name(_on(args, home.name)) if home.name else home
 
 
 def write_rows(

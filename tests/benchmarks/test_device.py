@@ -240,7 +240,7 @@ def test_edges_that_are_found_are_those_that_are_given(load, tmp_path) -> None:
 
 def test_compiled_is_the_same_network(load, monkeypatch) -> None:
     """As the compiler sees it, whatever it makes of it: energies, and steps with forces."""
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     settings = torch._dynamo.config
     for name in ("capture_scalar_outputs", "recompile_limit", "trace_autograd_ops"):
         if hasattr(settings, name):

@@ -32,7 +32,8 @@ def plan_of(sources: list[int], targets: list[int], atoms: int | tuple[int, int]
 def test_gathers(kernels):  # noqa: F811
     """Sums, products and tables from the far end of an array, as from a short one."""
     far = [3, ATOMS - 5, ATOMS - 1]
-    x, short = features(far, ATOMS), features(far, ATOMS)[far]
+    x = features(far, ATOMS)
+    short = x[far]
     g = features([0, 1], 2)
     table = torch.randn(KNOTS.rows, WIDTH, device=DEVICE)
     found, expected = [], []
@@ -58,8 +59,9 @@ def test_gathers(kernels):  # noqa: F811
 def test_rows_that_are_written():
     from pyg_schnet.ops import cuda
 
-    if torch.cuda.mem_get_info()[0] < 60 << 30:
-        pytest.skip("needs a CUDA device with 60 GB free")
+    torch.cuda.empty_cache()
+    if torch.cuda.mem_get_info()[0] < 45 << 30:
+        pytest.skip("needs a CUDA device with 45 GB free")
     far = [3, ATOMS - 5, ATOMS - 1]
     x = torch.zeros(ATOMS, WIDTH, device=DEVICE)
     x[far] = torch.randn(3, WIDTH, device=DEVICE)

@@ -23,6 +23,7 @@ from pyg_schnet import RadiusGraph, SchNet, ops
 from pyg_schnet.datasets import QM9Sample
 from pyg_schnet.training import device, divergence, fit, loop
 from pyg_schnet.training import run as run_module
+from pyg_schnet.training.capture import Captured
 from pyg_schnet.training.device import DeviceRun
 from pyg_schnet.training.run import Run
 from pyg_schnet.training.weights import FlatWeights, MovingAverage
@@ -303,6 +304,27 @@ def test_why_not(parts, monkeypatch, capsys):
     assert isinstance(runs[0], DeviceRun)
 
 
+def test_validations(labelled, monkeypatch):
+    """Unknown species are told once; what cannot be packed is tried but once."""
+    config = changed(CONFIG, label="energy", epochs=3)
+    train = [data for data in labelled[0] if not (data.z == 7).any()]
+    with pytest.warns(UserWarning, match=r"not trained on: \[7\]") as warned:
+        fit(new_model(), train, labelled[1], config, packed=True)
+    assert len(warned) == 1
+    padded = [data.clone() for data in labelled[1]]
+    padded[3].z[0] = 0
+    tried, pack = [], device.pack
+
+    def counted(*args):
+        tried.append(args)
+        return pack(*args)
+
+    monkeypatch.setattr(device, "pack", counted)
+    history = fit(new_model(), labelled[0], padded, config, packed=True)
+    assert len(tried) == 1
+    assert_same(history, fit(new_model(), labelled[0], padded, config))
+
+
 def test_the_device_of_a_run(parts):
     """The model is moved there, and stays."""
     model = new_model().to("meta").to_empty(device="cpu")
@@ -318,12 +340,20 @@ def test_captured_on_a_gpu(labelled, case, monkeypatch):
     """By default, the same numbers as on the CPU; warnings, of failed captures too, are errors."""
     make, settings = CASES[case]
     config = changed(CONFIG, label="energy", epochs=6, batch_size=10, **settings)
-    runs = runs_of(monkeypatch)
+    captured, capture = [], Captured._capture
+
+    def noted(step):
+        capture(step)
+        captured.append(step.is_captured)
+
+    monkeypatch.setattr(Captured, "_capture", noted)
     expected = fit(make(), *labelled, config, packed=False)
+    assert captured == []
     model = make()
     history = fit(model, *labelled, config, device="cuda")
     assert model.embedding.weight.is_cuda
-    assert any(step.is_captured for step in runs[0]._steps.values())
+    assert all(captured)
+    assert captured
     assert_same(history, expected, rtol=2e-3)
 
 

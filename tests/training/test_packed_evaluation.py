@@ -1,5 +1,8 @@
 """Evaluation on packed batches against the ordinary one."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from training_runs import averaging, molecules_with_gaps, new_model, paper
@@ -86,16 +89,15 @@ def test_it_never_waits(molecules):
 
 def test_a_batch_stays_on_its_device(molecules):
     """On the device "meta" nothing has a value: whatever looks at one fails."""
-    model = new_model()
-    predict = predictor_of(model, molecules)
+    model, labels = new_model(), Labelled.read(molecules, "energy")
+    model.mode = "table"
     with ops.backend("reference"):
-        model.to("meta").mode = "table"
-        on_meta(predict)
-        on_meta(predict._molecules)
-        predict._molecules._device = torch.device("meta")
-        predict = PackedPredictor(model, predict._molecules, 32, forces=True)
+        packed = pack(model, molecules, labels, forces=True)
+        on_meta(packed)
+        packed._device = torch.device("meta")
+        predict = PackedPredictor(model.to("meta"), packed, 32, forces=True)
         with Strangers() as strangers:
-            predict._predict()
+            predict._step()
     assert strangers.strange == []
     assert strangers.seen > 100
 
@@ -128,8 +130,53 @@ def test_what_is_wrong_is_noticed(molecules):
         model.embedding.weight[6] = torch.nan
     with pytest.raises(ValueError, match="prediction 0 is nan"):
         evaluate(model, molecules, packed=True)
-    with pytest.raises(ValueError, match="no label 'energy'"):
-        evaluate(new_model(), [molecules[1]], packed=True)
+    far = [data.clone() for data in molecules[:3]]
+    far[1].pos[0, 0] = 3e19
+    with pytest.raises(
+        ValueError, match=r"but coordinates in torch.float32 must be below 5.3e\+18"
+    ):
+        evaluate(new_model(), far, packed=True)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_either_way_complains_of_the_same(packed, molecules):
+    def errors(model=None, data=molecules, **settings):
+        return evaluate(new_model() if model is None else model, data, packed=packed, **settings)
+
+    with pytest.raises(ValueError, match="no molecule has a label"):
+        errors(data=[molecules[1]])
+    with pytest.raises(ValueError, match=r"'batch_size' must be at least 1 \(got 0\)"):
+        errors(batch_size=0)
+    with pytest.raises(ValueError, match="of an energy; the model predicts"):
+        errors(averaging(), forces=True)
+    infinite = [data.clone() for data in molecules[:3]]
+    infinite[2].energy[:] = torch.inf
+    with pytest.raises(ValueError, match=r"label 2 is inf|molecule 2 .* inf"):
+        errors(data=infinite)
+
+
+def test_labels_are_not_rounded(molecules):
+    short = [data.clone() for data in molecules[:5]]
+    for data in short:
+        data.pos, data.force = data.pos.half(), 100.0 * data.force.double()
+    found = evaluate(new_model(), short, forces=True, packed=True).forces
+    expected = torch.cat([data.force.flatten() for data in short])
+    assert torch.equal(found.reference.isnan(), expected.isnan())
+    assert (found.reference - expected).nan_to_num().abs().max() == 0
+
+
+def test_nothing_is_kept(molecules):
+    """The memory of a device is free as soon as an evaluation is done."""
+    gc.collect()
+    gc.disable()
+    try:
+        predict = predictor_of(new_model(), molecules)
+        predict()
+        kept = weakref.ref(predict._output)
+        del predict
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.gpu

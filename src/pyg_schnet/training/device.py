@@ -23,7 +23,7 @@ from ..ops import Knots
 from ..ops.filter_table import Samples
 from .capture import Captured
 from .divergence import FIRST, check_gradient, check_loss
-from .evaluation import Evaluation, evaluation_of
+from .evaluation import Evaluation, evaluation_of, warn_of_unknown_species
 from .labels import Labelled, Molecules
 from .loss import mean_loss
 from .packed_evaluation import PackedPredictor
@@ -72,6 +72,7 @@ class DeviceRun(Run):
         # What filters keep of their knots: a CUDA graph knows where it is, but does not keep it.
         self._samples: dict[int, Samples] = {}
         self._validation: tuple[PackedPredictor, PackedMolecules] | None = None
+        self._validates_packed = True
 
     def begin(self, resume: bool) -> None:
         """As of :class:`Run`."""
@@ -200,16 +201,18 @@ class DeviceRun(Run):
     def evaluate(self, val: Molecules) -> Evaluation:
         """As of :class:`Run`, on packed molecules where these can be."""
         self.settle()
-        if self._validation is None:
+        if self._validation is None and self._validates_packed:
             config, model = self.config, self.averaged
             try:
                 data = Labelled.read(val, config.label, required=config.energy_weight > 0)
                 molecules = pack(model, val, data, config.with_forces)
                 size, forces = config.eval_batch_size, config.with_forces
-                predict = PackedPredictor(model, molecules, size, forces)
-            except UnpackableError:
-                return super().evaluate(val)
-            self._validation = predict, molecules
+                self._validation = PackedPredictor(model, molecules, size, forces), molecules
+                warn_of_unknown_species(model, data.z)
+            except (UnpackableError, torch.OutOfMemoryError):
+                self._validates_packed = False
+        if self._validation is None:
+            return super().evaluate(val)
         return evaluation_of(*self._validation, self.averaged)
 
     def save(self) -> None:

@@ -19,7 +19,7 @@ from .distributed import World
 from .labels import Labelled, Molecules, check_units, label_reader
 from .loss import force_labels, stress_labels
 from .packed_evaluation import PackedPredictor
-from .packing import pack
+from .packing import check_packable, pack
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,16 @@ class Evaluation:
         """Checks predictions.
 
         Raises:
-            ValueError: If a prediction is not finite, or no label is known: of the forces or the
-                stress, or of the energy where it has neither beside it.
+            ValueError: If a prediction is not finite, a label infinite, or no label is known: of
+                the forces or the stress, or of the energy where it has neither beside it.
         """
-        if not predicted.isfinite().all():
-            first = int((~predicted.isfinite()).nonzero()[0])
-            raise ValueError(f"prediction {first} is {predicted[first].item()}")
+        for what, values, wrong in (
+            ("prediction", predicted, ~predicted.isfinite()),
+            ("label", reference, reference.isinf()),
+        ):
+            if wrong.any():
+                first = int(wrong.nonzero()[0])
+                raise ValueError(f"{what} {first} is {values[first].item()}")
         evaluation = cls(predicted, reference, units, forces, stress)
         if forces is None and stress is None:
             evaluation._check_known()
@@ -137,12 +141,17 @@ def evaluate(
             process.
         progress: Whether to show a progress bar on standard error, where that is a terminal.
         packed: Whether to put all molecules on the device of the model first, with their edges, and
-            wait for it only once; see :func:`fit`. By default on a GPU, wherever possible.
+            wait for it only once, so that there is no progress to show; see :func:`fit`. By default
+            on a GPU, wherever possible.
 
     Raises:
         ValueError: If the data set is empty, without labels, or in other units than the model, or
-            cannot be ``packed`` as it must.
+            cannot be ``packed`` as it must, or forces are asked for and the model has none.
     """
+    if batch_size < 1:
+        raise ValueError(f"'batch_size' must be at least 1 (got {batch_size})")
+    if (forces or stress) and model.target != "energy":
+        raise ValueError(f"forces and stress are of an energy; the model predicts '{model.target}'")
     read = label_reader(dataset, label, energy_optional=forces or stress)
     check_units(model, dataset, label)
     world = World() if world is None else world
@@ -150,12 +159,14 @@ def evaluate(
         try:
             if stress or world.size > 1:
                 raise UnpackableError("stress is asked for, or several processes share the work")
-            data = Labelled.read(dataset, label, required=not forces)
+            check_packable(model, dataset)
+            data = Labelled.read(dataset, label, required=False)
             molecules = pack(model, dataset, data, forces)
             predict = PackedPredictor(model, molecules, batch_size, forces)
-            _warn_of_unknown_species(model, data.z)
-            return evaluation_of(predict, molecules, model)
-        except UnpackableError as error:
+            found = evaluation_of(predict, molecules, model)
+            warn_of_unknown_species(model, data.z)
+            return found
+        except (UnpackableError, torch.OutOfMemoryError) as error:
             if packed:
                 raise ValueError(f"packed=True, but {error}: leave 'packed' out") from error
     labels: dict[str, Callable[[Data], Tensor]] = {model.target: read}
@@ -172,7 +183,7 @@ def evaluate(
     bar = tqdm(total=total, desc="evaluate", unit="molecule", disable=not shown)
     try:
         for batch in MoleculeLoader(dataset, batch_sampler=mine):
-            _warn_of_unknown_species(model, batch.z)
+            warn_of_unknown_species(model, batch.z)
             result = model.predict(batch, forces, stress=stress)
             results.append(
                 {name: (_flat(result[name]), _flat(of(batch))) for name, of in labels.items()}
@@ -214,7 +225,8 @@ def _flat(values: Tensor) -> Tensor:
     return values.flatten().double().cpu()
 
 
-def _warn_of_unknown_species(model: SchNet, z: Tensor) -> None:
+def warn_of_unknown_species(model: SchNet, z: Tensor) -> None:
+    """Warns the caller of the caller of atoms that a model was not trained on."""
     z = z[(z > 0) & (z < model.species.numel())].long().to(model.species.device)
     unknown = z[~model.species[z]].unique().tolist()
     if unknown:

@@ -175,9 +175,9 @@ def _new_run(
 
 
 def _compile_kernels(model: SchNet, config: TrainConfig) -> None:
-    """Has kernels compiled by a network like this one, before the clock of the budget runs.
+    """Has kernels for the CPU compiled by a network like this one, before the clock runs.
 
-    On a new machine that takes longer than the shortest runs.
+    On a new machine that takes longer than the shortest budgets.
     """
     weight = model.embedding.weight
     first = next(iter(model.interactions), None)
@@ -185,10 +185,9 @@ def _compile_kernels(model: SchNet, config: TrainConfig) -> None:
         return
     if not (isinstance(first.conv, SchNetConv) and first.conv.has_table()):
         return
+    widths = weight.size(1), first.conv.lin1.weight.size(0)
     with torch.random.fork_rng(devices=[]):
-        like = SchNet(
-            weight.size(1), first.conv.lin1.weight.size(0), 1, num_gaussians=4, cutoff=5.0
-        )
+        like = SchNet(*widths, 1, num_gaussians=4, cutoff=5.0, mode="table")
     like = like.to(weight.dtype)
     # Two molecules: one by itself would be evaluated by a kernel of its own.
     z, batch = torch.ones(4, dtype=torch.long), torch.tensor([0, 0, 1, 1])

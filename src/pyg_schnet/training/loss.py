@@ -112,7 +112,7 @@ class Objective(nn.Module):
             labels = output, batch.energy
         if self.config.with_forces:
             assert batch.force is not None
-            forces = forces_from_energy(output, pos, create_graph=True), batch.force
+            forces = forces_from_energy(output, pos, create_graph=True), batch.force.to(pos)
         return self.sums(batch.sizes, batch.molecule, labels, forces, None)
 
     def of_evaluation(self, result: "Evaluation", sizes: Tensor) -> tuple[Tensor, Tensor]:

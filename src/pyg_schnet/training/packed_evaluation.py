@@ -1,13 +1,16 @@
 r"""Predictions for a whole data set that never wait for the device."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.packed import Capacity, PackedMolecules, UnpackableError
 from ..nn import SchNet
-from ..nn.layers import read_layers
+from ..nn.layers import Layer, read_layers
 from ..nn.packed import predict_packed
+from ..ops import Knots
 from .capture import Captured
 
 
@@ -31,7 +34,7 @@ class PackedPredictor:
         layers = read_layers(model)
         if not layers:
             raise UnpackableError("a part of the model is not the original, or has hooks")
-        self._layers, self._model, self._molecules = layers, model, molecules
+        self._layers = layers
         with torch.no_grad():
             knots = {layer.conv.knots_for(molecules.longest) for layer in layers}
         if len(knots) > 1:
@@ -47,10 +50,18 @@ class PackedPredictor:
         needed = [
             molecules.needed(part) for part in np.split(np.arange(most), range(size, most, size))
         ]
-        self._capacity = Capacity(*(max(counts) for counts in zip(*needed)))
         self._output = torch.zeros(most + 1, dtype=torch.float64, device=device)
         self._forces = torch.zeros_like(molecules.pos) if forces else None
-        self._step = Captured(self._predict, device)
+        capacity = Capacity(*(max(counts) for counts in zip(*needed)))
+        # It knows places, and not this object: that would be a cycle, which keeps the memory of the
+        # device until Python looks for cycles.
+        places = self._numbers, self._output, self._forces
+        self._step = Captured(
+            partial(
+                _predict, model, layers, self._tables, molecules, capacity, self._knots, *places
+            ),
+            device,
+        )
 
     def __call__(self) -> tuple[Tensor, Tensor | None]:
         """Predictions ``[M]`` in float64 and forces ``[A, D]``; they stay on the device.
@@ -68,13 +79,21 @@ class PackedPredictor:
     def _filters(self) -> list[Tensor]:
         return [layer.conv.table(self._knots) for layer in self._layers]
 
-    def _predict(self) -> None:
-        """One batch, all of it on the device."""
-        batch = self._molecules.batch(self._numbers, self._capacity, self._knots)
-        found = predict_packed(
-            self._model, self._layers, self._tables, batch, self._forces is not None
-        )
-        # What is of padding goes where nobody looks: behind the last.
-        self._output.index_copy_(0, self._numbers, found.output[:-1, 0].to(self._output.dtype))
-        if self._forces is not None and found.forces is not None:
-            self._forces.index_copy_(0, batch.rows, found.forces)
+
+def _predict(
+    model: SchNet,
+    layers: list[Layer],
+    tables: list[Tensor],
+    molecules: PackedMolecules,
+    capacity: Capacity,
+    knots: Knots,
+    numbers: Tensor,
+    output: Tensor,
+    forces: Tensor | None,
+) -> None:
+    """One batch, all of it on the device; what is of padding goes behind the last of each kind."""
+    batch = molecules.batch(numbers, capacity, knots)
+    found = predict_packed(model, layers, tables, batch, forces is not None)
+    output.index_copy_(0, numbers, found.output[:-1, 0].to(output.dtype))
+    if forces is not None and found.forces is not None:
+        forces.index_copy_(0, batch.rows, found.forces)

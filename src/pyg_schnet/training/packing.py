@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data.packed import PackedMolecules, UnpackableError
+from ..graph.checks import check_positions
 from ..loader import MoleculeLoader
 from ..nn import SchNet
 from ..nn.layers import Layer, read_layers
@@ -36,6 +37,7 @@ def pack_for_training(
         UnpackableError: If something cannot be trained so, saying what. It may be wrong in other
             ways too, which the ordinary way finds out.
     """
+    check_packable(model, dataset)
     layers = _layers(model)
     for layer in layers:
         # Of others something is looked up on the device while they are trained.
@@ -68,9 +70,7 @@ def pack(model: SchNet, dataset: Molecules, data: Labelled, forces: bool) -> Pac
     Raises:
         UnpackableError: If there is anything of which batches on a device know nothing.
     """
-    _check_model(model)
-    if not holds_still(dataset):
-        raise UnpackableError("the data have a transform")
+    check_packable(model, dataset)
     pos, force = [], []
     for batch in MoleculeLoader(dataset, 1024):
         if "cell" in batch or "pbc" in batch:
@@ -82,13 +82,17 @@ def pack(model: SchNet, dataset: Molecules, data: Labelled, forces: bool) -> Pac
             force.append(force_labels(batch).detach().cpu())
     positions = torch.cat(pos)
     z = data.z.cpu()
-    if positions.dim() != 2 or not positions.isfinite().all() or z.shape != positions.shape[:1]:
-        raise UnpackableError("positions are not finite, or not one per atom")
+    try:
+        check_positions(positions)
+    except (TypeError, ValueError) as error:
+        raise UnpackableError(str(error)) from error
+    if z.shape != positions.shape[:1]:
+        raise UnpackableError("there is not one position per atom")
     if z.min() < 1 or z.max() >= model.species.numel() or data.sizes.min() < 1:
         raise UnpackableError("there are padding atoms, or none")
     packed = PackedMolecules(
         *(z, positions, data.sizes.cpu(), data.labels.cpu()),
-        torch.cat(force).to(positions) if force else None,
+        torch.cat(force) if force else None,
         reach(model),
         model.embedding.weight.device,
     )
@@ -98,8 +102,12 @@ def pack(model: SchNet, dataset: Molecules, data: Labelled, forces: bool) -> Pac
     return packed
 
 
-def _check_model(model: SchNet) -> None:
-    """Refuses models that packed batches do not suit."""
+def check_packable(model: SchNet, dataset: Molecules) -> None:
+    """Refuses models and data that packed batches do not suit, as far as that is quickly told.
+
+    Raises:
+        UnpackableError: Saying what is in the way.
+    """
     device = model.embedding.weight.device.type
     if device not in ("cpu", "cuda"):
         raise UnpackableError("the model is on a device of another kind")
@@ -107,6 +115,9 @@ def _check_model(model: SchNet) -> None:
         raise UnpackableError("autocast is on")
     if model.interaction_graph is not None or model.config["max_num_neighbors"] is not None:
         raise UnpackableError("the model chooses its neighbours")
+    _layers(model)
+    if not holds_still(dataset):
+        raise UnpackableError("the data have a transform")
 
 
 def _layers(model: SchNet) -> list[Layer]:

@@ -90,7 +90,7 @@ def test_atoms_far_away(backend):
 
 def test_empty_space_costs_nothing_and_loses_nothing():
     pos, _ = fluid(300, torch.float64)
-    for far in (1e3, 1e6, 1e9, 1e13, 1e140, 1e308):
+    for far in (1e3, 1e6, 1e9, 1e13, 1e140, 1e153):
         both = torch.cat([pos, pos[:50] + far, pos[:50] - far])
         expected = radius_graph(both, 4.0, backend="torch")
         assert same(radius_graph(both, 4.0, backend="cells"), expected)

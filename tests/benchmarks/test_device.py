@@ -238,13 +238,13 @@ def test_edges_that_are_found_are_those_that_are_given(load, tmp_path) -> None:
     assert_close(ours.energy(found), direct.float())
 
 
-def test_compiled_is_the_same_network(load, monkeypatch) -> None:
+def test_compiled_is_the_same_network(load, monkeypatch, request) -> None:
     """As the compiler sees it, whatever it makes of it: energies, and steps with forces."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
     settings = torch._dynamo.config
-    for name in ("capture_scalar_outputs", "recompile_limit", "trace_autograd_ops"):
-        if hasattr(settings, name):
-            monkeypatch.setattr(settings, name, getattr(settings, name))
+    names = ("capture_scalar_outputs", "recompile_limit", "trace_autograd_ops")
+    kept = {name: getattr(settings, name) for name in names if hasattr(settings, name)}
+    request.addfinalizer(lambda: [setattr(settings, name, kept[name]) for name in kept])
     steps, worker = load("device.steps"), load("worker")
     inputs = steps.as_inputs(
         next(iter(load("torch_geometric.loader").DataLoader(steps.training_set(None, 20)[0], 4)))

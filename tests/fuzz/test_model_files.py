@@ -65,6 +65,13 @@ def test_damaged_files(kind, data, tmp_path_factory):
         assert torch.equal(value, expected[name]), name
 
 
+def opened(kind, folder):
+    """A place for an altered file, and what a sound one holds."""
+    path = folder / "altered.safetensors"
+    path.write_bytes(sound(kind, folder))
+    return path, *load_tensors(path, KINDS[kind])
+
+
 ODD = (None, True, -1, 0, 3, 10**9, 10**30, 1e308, float("nan"), "x", "cosine", [], {}, [1.0, 2.0])
 
 
@@ -73,10 +80,7 @@ ODD = (None, True, -1, 0, 3, 10**9, 10**30, 1e308, float("nan"), "x", "cosine", 
 @given(data=st.data())
 def test_settings_that_make_no_sense(kind, data, tmp_path_factory):
     """With a right checksum, so that only the settings themselves can tell."""
-    folder = tmp_path_factory.getbasetemp()
-    path = folder / "altered.safetensors"
-    path.write_bytes(sound(kind, folder))
-    tensors, header = load_tensors(path, KINDS[kind])
+    path, tensors, header = opened(kind, tmp_path_factory.getbasetemp())
     part = header["config" if kind == "model" else "model"]
     place = data.draw(st.sampled_from((*part, "", "header")))
     value = data.draw(st.sampled_from(ODD))
@@ -96,10 +100,7 @@ def test_settings_that_make_no_sense(kind, data, tmp_path_factory):
 @fuzz(25)
 @given(data=st.data())
 def test_other_tensors(kind, data, tmp_path_factory):
-    folder = tmp_path_factory.getbasetemp()
-    path = folder / "altered.safetensors"
-    path.write_bytes(sound(kind, folder))
-    tensors, header = load_tensors(path, KINDS[kind])
+    path, tensors, header = opened(kind, tmp_path_factory.getbasetemp())
     name = data.draw(st.sampled_from(sorted(tensors)))
     how = data.draw(st.sampled_from(("missing", "int", "half", "short", "scalar", "bytes", "nan")))
     value = tensors.pop(name)

@@ -79,6 +79,12 @@ def sound(kind: str, folder) -> bytes:
 KINDS = (".xyz", ".extxyz", ".sdf", ".smi", ".npz", ".db", ".json", ".traj", ".cif")
 
 
+def damaged_file(kind, data, folder):
+    path = folder / f"damaged{kind}"
+    path.write_bytes(data.draw(damaged(sound(kind, folder))))
+    return path
+
+
 def check_atoms(data) -> None:
     assert data.pos.isfinite().all()
     assert ((data.z > 0) & (data.z <= 100)).all()
@@ -90,9 +96,7 @@ def check_atoms(data) -> None:
 @fuzz(10)
 @given(data=st.data())
 def test_files_to_predict(kind, data, tmp_path_factory):
-    folder = tmp_path_factory.getbasetemp()
-    path = folder / f"damaged{kind}"
-    path.write_bytes(data.draw(damaged(sound(kind, folder))))
+    path = damaged_file(kind, data, tmp_path_factory.getbasetemp())
     failures = Failures()
     structures = answer(lambda: read_structures(path, failures))
     for structure in structures or []:
@@ -105,9 +109,7 @@ def test_files_to_predict(kind, data, tmp_path_factory):
 @fuzz(10)
 @given(data=st.data())
 def test_data_sets_of_the_user(kind, data, tmp_path_factory):
-    folder = tmp_path_factory.getbasetemp()
-    path = folder / f"damaged{kind}"
-    path.write_bytes(data.draw(damaged(sound(kind, folder))))
+    path = damaged_file(kind, data, tmp_path_factory.getbasetemp())
     found = answer(lambda: MoleculeDataset.from_file(path, cutoff=3.0))
     for one in found or []:
         check_atoms(one)

@@ -21,7 +21,7 @@ from waits import Strangers, Waits, on_meta
 
 from pyg_schnet import RadiusGraph, SchNet, ops
 from pyg_schnet.datasets import QM9Sample
-from pyg_schnet.training import device, divergence, fit, loop
+from pyg_schnet.training import device, divergence, evaluation, fit, loop
 from pyg_schnet.training import run as run_module
 from pyg_schnet.training.capture import Captured
 from pyg_schnet.training.device import DeviceRun
@@ -251,7 +251,7 @@ def test_a_step_stays_on_its_device(labelled, monkeypatch, case):
         run.optimizer = SimpleNamespace(step=lambda: None)  # the fused one needs values
         on_meta(run)
         on_meta(run._packed)
-        run._packed._device = torch.device("meta")
+        run._packed.device = torch.device("meta")
         run._train_on(run._capacities[0])  # filters take samples
         with Strangers() as strangers:
             run._train_on(run._capacities[0])
@@ -313,13 +313,13 @@ def test_validations(labelled, monkeypatch):
     assert len(warned) == 1
     padded = [data.clone() for data in labelled[1]]
     padded[3].z[0] = 0
-    tried, pack = [], device.pack
+    tried, pack = [], evaluation.pack
 
     def counted(*args):
         tried.append(args)
         return pack(*args)
 
-    monkeypatch.setattr(device, "pack", counted)
+    monkeypatch.setattr(evaluation, "pack", counted)
     history = fit(new_model(), labelled[0], padded, config, packed=True)
     assert len(tried) == 1
     assert_same(history, fit(new_model(), labelled[0], padded, config))

@@ -94,7 +94,7 @@ def test_a_batch_stays_on_its_device(molecules):
     with ops.backend("reference"):
         packed = pack(model, molecules, labels, forces=True)
         on_meta(packed)
-        packed._device = torch.device("meta")
+        packed.device = torch.device("meta")
         predict = PackedPredictor(model.to("meta"), packed, 32, forces=True)
         with Strangers() as strangers:
             predict._step()

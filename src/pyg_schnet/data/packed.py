@@ -90,6 +90,7 @@ class PackedMolecules:
 
     Attributes:
         longest: The longest edge.
+        device: Where they are.
         pos: Positions ``[A + 1, D]`` on the device, the last one of padding.
         energy: Labels ``[M + 1]`` likewise.
         force: Forces ``[A + 1, D]`` likewise.
@@ -111,7 +112,7 @@ class PackedMolecules:
         edges = _find_edges(pos, sizes, radius)
         self.longest = edges.longest
         self._sizes = sizes.numpy(), edges.counts.numpy()
-        self._device = device
+        self.device = device
         # Behind the last of each kind there is one for padding.
         none = sizes.new_zeros(1)
         self._num_atoms, self._num_edges = (
@@ -130,11 +131,6 @@ class PackedMolecules:
 
     def __len__(self) -> int:
         return self._sizes[0].size
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-        return self._device
 
     def capacities(self, batch_size: int) -> list[Capacity]:
         """Capacities for batches of so many molecules in random order, the smallest first."""
@@ -167,7 +163,7 @@ class PackedMolecules:
         # 1. Atoms: molecule and row of each.
         sizes = self._num_atoms[numbers]
         ends = sizes.cumsum(0)
-        atoms = torch.arange(num_atoms, device=self._device)
+        atoms = torch.arange(num_atoms, device=self.device)
         molecule = torch.searchsorted(ends[:-1], atoms, right=True)  # B beyond all
         begins = ends - sizes  # the padding begins where the last molecule ends
         rows = (self._first_atom[numbers] - begins)[molecule] + atoms
@@ -175,7 +171,7 @@ class PackedMolecules:
         # 2. Edges: the same, and both atoms of each.
         counts = self._num_edges[numbers]
         edge_ends = counts.cumsum(0)
-        edges = torch.arange(num_edges, device=self._device)
+        edges = torch.arange(num_edges, device=self.device)
         owner = torch.searchsorted(edge_ends[:-1], edges, right=True)
         edge_begins = edge_ends - counts
         at = (self._first_edge[numbers] - edge_begins)[owner] + edges
@@ -188,7 +184,7 @@ class PackedMolecules:
         pad = ends[-1] + torch.div(within * atoms_left, edges_left, rounding_mode="floor")
         edge_index = torch.where(is_edge, begins[owner] + local[:2], pad).int()
         reverse = torch.where(is_edge, edge_begins[owner] + local[2], edges).int()
-        bounds = torch.arange(num_atoms + 1, dtype=torch.int32, device=self._device)
+        bounds = torch.arange(num_atoms + 1, dtype=torch.int32, device=self.device)
         source, target = edge_index
         plan = EdgePlan(
             source,

@@ -23,11 +23,15 @@ from ..ops import Knots
 from ..ops.filter_table import Samples
 from .capture import Captured
 from .divergence import FIRST, check_gradient, check_loss
-from .evaluation import Evaluation, evaluation_of, warn_of_unknown_species
-from .labels import Labelled, Molecules
+from .evaluation import (
+    Evaluation,
+    evaluation_of,
+    packed_predictor,
+    warn_of_unknown_species,
+)
+from .labels import Molecules
 from .loss import mean_loss
 from .packed_evaluation import PackedPredictor
-from .packing import pack
 from .run import NORM_MEMORY, Run
 
 # Steps that are written down before the host has to read, and seconds after which it does.
@@ -204,11 +208,11 @@ class DeviceRun(Run):
         if self._validation is None and self._validates_packed:
             config, model = self.config, self.averaged
             try:
-                data = Labelled.read(val, config.label, required=config.energy_weight > 0)
-                molecules = pack(model, val, data, config.with_forces)
-                size, forces = config.eval_batch_size, config.with_forces
-                self._validation = PackedPredictor(model, molecules, size, forces), molecules
-                warn_of_unknown_species(model, data.z)
+                predict, molecules, z = packed_predictor(
+                    model, val, config.label, config.eval_batch_size, config.with_forces
+                )
+                self._validation = predict, molecules
+                warn_of_unknown_species(model, z)
             except (UnpackableError, torch.OutOfMemoryError):
                 self._validates_packed = False
         if self._validation is None:

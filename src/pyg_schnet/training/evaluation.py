@@ -159,12 +159,9 @@ def evaluate(
         try:
             if stress or world.size > 1:
                 raise UnpackableError("stress is asked for, or several processes share the work")
-            check_packable(model, dataset)
-            data = Labelled.read(dataset, label, required=False)
-            molecules = pack(model, dataset, data, forces)
-            predict = PackedPredictor(model, molecules, batch_size, forces)
+            predict, molecules, z = packed_predictor(model, dataset, label, batch_size, forces)
             found = evaluation_of(predict, molecules, model)
-            warn_of_unknown_species(model, data.z)
+            warn_of_unknown_species(model, z)
             return found
         except (UnpackableError, torch.OutOfMemoryError) as error:
             if packed:
@@ -206,6 +203,20 @@ def evaluate(
             parts[name] = Evaluation.of(whole[name][0], whole[name][1], units)
     predicted, reference = whole[model.target]
     return Evaluation.of(predicted, reference, model.units, **parts)
+
+
+def packed_predictor(
+    model: SchNet, dataset: Molecules, label: str | int, batch_size: int, forces: bool
+) -> tuple[PackedPredictor, PackedMolecules, Tensor]:
+    """A predictor for a data set, its molecules packed, and their atomic numbers ``[A]``.
+
+    Raises:
+        UnpackableError: If they cannot be packed.
+    """
+    check_packable(model, dataset)  # before anything is read
+    data = Labelled.read(dataset, label, required=False)
+    molecules = pack(model, dataset, data, forces)
+    return PackedPredictor(model, molecules, batch_size, forces), molecules, data.z
 
 
 def evaluation_of(

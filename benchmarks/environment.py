@@ -1,5 +1,6 @@
-"""What a result must say about where it was measured."""
+"""What a result must say of where it was measured, and by which command and commit."""
 
+import argparse
 import os
 import platform
 import shutil
@@ -38,6 +39,12 @@ def _gpu() -> dict[str, str | int]:
         "cuda": torch.version.cuda or "none",
         "triton": version("triton"),
     }
+
+
+def command_line(args: argparse.Namespace, suite: str, *words: str) -> str:
+    """The command that makes results; its words name no paths of this machine."""
+    start = ["python benchmarks/run.py", suite, "--quick" if args.quick else ""]
+    return " ".join(word for word in (*start, *words) if word)
 
 
 def commit() -> str:

@@ -20,9 +20,9 @@ from unittest.mock import patch
 
 import torch
 from device.options import add_device_options
-from environment import environment
+from environment import command_line, environment
 from loader import add_source, read_molecules, source_words
-from report import save_report
+from report import origin, quartiles, save_report
 from tqdm import tqdm
 from worker import tune
 
@@ -188,26 +188,25 @@ def summary(rounds: dict[str, list[float]], molecules: int) -> dict[str, Any]:
         "epoch": whole,
         "parts": parts,
         "molecules_per_second": molecules / whole,
-        "added": _quartiles(rounds, "steps"),
-        "added_to_steps_alone": _quartiles(rounds, ALONE),
+        "added": _added(rounds, "steps"),
+        "added_to_steps_alone": _added(rounds, ALONE),
     }
 
 
-def _quartiles(rounds: dict[str, list[float]], steps: str) -> list[float]:
+def _added(rounds: dict[str, list[float]], steps: str) -> list[float]:
     """By what part of the steps an epoch is longer, round by round: median and quartiles."""
     added = [whole / part - 1 for whole, part in zip(rounds["epoch"], rounds[steps])]
-    first, middle, third = statistics.quantiles(added) if len(added) > 1 else 3 * added
+    first, middle, third = quartiles(added)
     return [middle, first, third]
 
 
 def as_markdown(results: dict) -> str:
     """One table: parts down, tasks across."""
-    about = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
     tasks = results["tasks"]
     lines = [
         "# An epoch of training",
         "",
-        f"Made by `{results['command']}`, seed {results['seed']}. {about}.",
+        origin(results),
         "",
         f"The network of the paper on {results['molecules']:,} molecules in batches of "
         f"{results['batch_size']}, edges found in",
@@ -253,7 +252,5 @@ def draw(results: dict) -> Any:
 
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
-    words = ["python benchmarks/run.py epoch"] + (["--quick"] if args.quick else [])
-    words += source_words(args)
-    words += [f"--molecules {args.molecules} --batch-size {args.batch_size}"]
-    return " ".join([*words, f"--rounds {args.rounds} --seed {args.seed}"])
+    words = [*source_words(args), f"--molecules {args.molecules} --batch-size {args.batch_size}"]
+    return command_line(args, "epoch", *words, f"--rounds {args.rounds} --seed {args.seed}")

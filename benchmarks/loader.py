@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from contenders.common import Inputs
 from contenders.ours import Ours
-from environment import environment
-from report import save_report
+from environment import command_line, environment
+from report import origin, quartiles, save_report
 from systems import NETWORKS
 from torch_geometric.data import Batch, Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
@@ -173,7 +173,7 @@ def time_batches(batches: Iterator[Batch], seconds: float) -> list[float]:
 
 def summary(times: list[float], size: int) -> dict[str, Any]:
     """Median and quartiles, in microseconds per molecule too."""
-    low, median, high = statistics.quantiles(times, n=4)
+    low, median, high = quartiles(times)
     return {
         "us_per_molecule": 1e3 * median / size,
         "quartiles_us": [1e3 * low / size, 1e3 * high / size],
@@ -207,11 +207,10 @@ def training_step(batch: Batch, seconds: float) -> float:
 
 def as_markdown(results: dict) -> str:
     """One table for each size of batches."""
-    about = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
     lines = [
         "# Loading",
         "",
-        f"Made by `{results['command']}`, seed {results['seed']}. {about}.",
+        origin(results),
         "",
     ]
     lines += [
@@ -264,7 +263,5 @@ def _cell(values: dict | None) -> str:
 
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
-    words = ["python benchmarks/run.py loader"] + (["--quick"] if args.quick else [])
-    words += source_words(args)
-    words += [f"--molecules {args.molecules} --seconds {args.seconds:g} --rounds {args.rounds}"]
-    return " ".join([*words, f"--seed {args.seed}"])
+    words = f"--molecules {args.molecules} --seconds {args.seconds:g} --rounds {args.rounds}"
+    return command_line(args, "loader", *source_words(args), words, f"--seed {args.seed}")

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from device.options import check_device
-from environment import environment
+from environment import command_line, environment
 from md_worker import TIMESTEP
 from peers.processes import add_python_option, call_worker, installed, read_pythons, without_paths
-from report import save_report
+from report import origin, quartiles, save_report
 from tqdm import tqdm
 
 from pyg_schnet import SchNet
@@ -140,7 +140,7 @@ def summarise(entry: dict) -> None:
     reference = rounds["ours"][0]["start"]
     for name, turns in rounds.items():
         times = [time for turn in turns for time in turn["step_ms"]]
-        low, median, high = statistics.quantiles(times, n=4)
+        low, median, high = quartiles(times)
         start = turns[0]["start"]
         forces = np.subtract(start["forces_ev_per_ang"], reference["forces_ev_per_ang"])
         rounds[name] = {
@@ -160,12 +160,11 @@ def summarise(entry: dict) -> None:
 
 def as_markdown(results: dict) -> str:
     """One table for each molecule."""
-    about = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
     network = ", ".join(f"{key} {value}" for key, value in results["network"].items())
     lines = [
         "# Dynamics of one molecule",
         "",
-        f"Made by `{results['command']}`, seed {results['seed']}. {about}.",
+        origin(results),
         "",
         f"Velocity Verlet with steps of {results['timestep_fs']:g} fs from {TEMPERATURE:g} K, "
         "float32, without output. All have the",
@@ -222,8 +221,7 @@ def draw(results: dict) -> Any:
 
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
-    words = ["python benchmarks/run.py md"] + (["--quick"] if args.quick else [])
-    words += [f"--molecules {' '.join(args.molecules)} --steps {args.steps}"]
+    words = [f"--molecules {' '.join(args.molecules)} --steps {args.steps}"]
     words += [f"--rounds {args.rounds} --train-steps {args.train_steps} --seed {args.seed}"]
     words += [] if args.device == "cpu" else [f"--device {args.device}"]
-    return " ".join(words + without_paths(args))
+    return command_line(args, "md", *words, *without_paths(args))

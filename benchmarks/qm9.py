@@ -32,6 +32,7 @@ from rows import (
     command,
     errors,
     folder_of,
+    read_budget,
     results_file,
     run_once,
     validations,
@@ -74,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--curve", action="store_true", help="1,000 and more of them, up to all")
     parser.add_argument("--lr", type=float, help="highest learning rate (default: of the row)")
     parser.add_argument("--split", type=int, default=0, help="seed of the split (default: 0)")
+    words = "go on with the rows of this budget, which are done; the schedule is that of --budget"
+    parser.add_argument("--after", type=read_budget, metavar="BUDGET", help=words)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -143,13 +146,22 @@ def run_row(args: argparse.Namespace, source: Source, parts: Parts, name: str) -
     torch.manual_seed(args.seed)
     model = network(name, source)
     config = config_of(args, name, source.target, len(parts.train))
-    options = {"again": args.again, "device": args.device}
+    options: dict[str, Any] = {"again": args.again, "device": args.device}
+    if args.after is not None:
+        shorter = f"{about}, {with_rate(args, args.after)}, seed {args.seed}"
+        options["begin_with"] = folder_of(args, shorter)
     return {key: row | run_once(folder_of(args, key), model, parts, config, **options)}
 
 
 def trained(args: argparse.Namespace) -> str:
-    """Budget, and the learning rate if it was given."""
-    return args.budget + ("" if args.lr is None else f", lr {args.lr:g}")
+    """Budget, and the earlier budget and the learning rate if they were given."""
+    after = "" if args.after is None else f" after {args.after}"
+    return with_rate(args, args.budget + after)
+
+
+def with_rate(args: argparse.Namespace, budget: str) -> str:
+    """A budget, and the learning rate if it was given."""
+    return budget + ("" if args.lr is None else f", lr {args.lr:g}")
 
 
 def config_of(args: argparse.Namespace, name: str, target: str, num_train: int) -> TrainConfig:
@@ -225,4 +237,5 @@ def command_of(args: argparse.Namespace, target: str, name: str, num_train: int)
     if name not in FITS:
         words += [] if args.lr is None else [f"--lr {args.lr:g}"]
         words += [f"--budget {args.budget} --seed {args.seed}"]
+        words += [] if args.after is None else [f"--after {args.after}"]
     return command(args, "qm9", *words)

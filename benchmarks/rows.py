@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from device.options import check_device
-from environment import commit, environment
+from environment import command_line, commit, environment
 from report import save_report
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def add_row_arguments(
     parser.add_argument("--quick", action="store_true", help=f"under a minute: {quick}")
     if budget is not None:
         words = "of a row: 20m, 2h, 50000steps, 30epochs, ... (default: %(default)s)"
-        parser.add_argument("--budget", type=_budget, default=budget, help=words)
+        parser.add_argument("--budget", type=read_budget, default=budget, help=words)
     parser.add_argument("--seed", type=int, default=0, help=f"{seed} (default: 0)")
     parser.add_argument(
         "--directory", type=Path, default=Path("runs") / suite, help="(default: %(default)s)"
@@ -106,7 +106,7 @@ def add_row_arguments(
         parser.set_defaults(device="cpu")
 
 
-def _budget(text: str) -> str:
+def read_budget(text: str) -> str:
     """A budget, as it was given."""
     budget(text)
     return text
@@ -157,9 +157,8 @@ def write_rows(
 
 def command(args: argparse.Namespace, suite: str, *words: str) -> str:
     """The command that makes a row: its words, which name no paths of this machine."""
-    start = ["python benchmarks/run.py", suite, "--quick" if args.quick else ""]
     device = "" if args.device == "cpu" else f"--device {args.device}"
-    return " ".join(word for word in (*start, *words, device) if word)
+    return command_line(args, suite, *words, device)
 
 
 def folder_of(args: argparse.Namespace, key: str) -> Path:
@@ -190,6 +189,7 @@ def run_once(
     again: bool = False,
     forces: bool | None = None,
     device: str = "cpu",
+    begin_with: Path | None = None,
     measure: Callable[[], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
     """Trains and tests a model, or tells what came of it when that was done.
@@ -205,6 +205,7 @@ def run_once(
         again: Throw away what was done, and start anew.
         forces: Whether forces are tested; by default where they are trained.
         device: Where to train and test.
+        begin_with: Folder of a shorter run that is done, to go on with.
         measure: Measures more of the trained model, for the result.
 
     Returns:
@@ -212,7 +213,7 @@ def run_once(
         and what made them; or why the run failed, in ``failure``.
 
     Raises:
-        SystemExit: If the folder has a run with other settings.
+        SystemExit: If the folder has a run with other settings, or the shorter run is not done.
     """
     done, checkpoint = directory / "result.json", directory / "last.safetensors"
     if again and checkpoint.exists():
@@ -229,6 +230,8 @@ def run_once(
         "environment": environment(device),
         "commit": commit(),
     }
+    if begin_with is not None and not checkpoint.exists():
+        continue_run(begin_with, directory)
     resume = checkpoint.exists()
     try:
         history = fit(
@@ -254,6 +257,15 @@ def run_once(
         result |= measure()
     write_atomically(done, json.dumps(result, indent=1).encode())
     return result
+
+
+def continue_run(shorter: Path, directory: Path) -> None:
+    """Copies the last checkpoint of a run that is done, for a longer one to go on with."""
+    if not (shorter / "result.json").exists():
+        raise SystemExit(f"--after: '{shorter}' has no run that is done: run it first")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "last.safetensors"):
+        write_atomically(directory / name, (shorter / name).read_bytes())
 
 
 def errors(result: Evaluation) -> dict[str, float]:

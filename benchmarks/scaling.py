@@ -8,7 +8,6 @@ are given their edges, as they have no search that could be compared; ours is ti
 import argparse
 import json
 import signal
-import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from device.options import add_device_options
-from environment import environment
+from environment import command_line, environment
 from peers.processes import (
     add_python_option,
     call_worker,
@@ -24,7 +23,7 @@ from peers.processes import (
     read_pythons,
     without_paths,
 )
-from report import save_report
+from report import origin, save_report, spread, timing
 from systems import NETWORKS, write_water
 from tqdm import tqdm
 
@@ -112,10 +111,9 @@ def run(args: argparse.Namespace) -> None:
 
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
-    words = ["python benchmarks/run.py scaling"] + (["--quick"] if args.quick else [])
-    words += [f"--largest {args.largest} --seconds {args.seconds:g} --patience {args.patience:g}"]
+    words = [f"--largest {args.largest} --seconds {args.seconds:g} --patience {args.patience:g}"]
     words += [f"--memory {args.memory:g} --seed {args.seed}"]
-    return " ".join(words + without_paths(args))
+    return command_line(args, "scaling", *words, *without_paths(args))
 
 
 def _work(entrant: str, file: Path, args: argparse.Namespace, pythons: dict[str, str]) -> dict:
@@ -136,8 +134,7 @@ def _work(entrant: str, file: Path, args: argparse.Namespace, pythons: dict[str,
     if "failure" in measured:
         return measured | {"failure": f"{measured['failure']} (limit {args.memory:g} GiB)"}
     times = measured.pop("times_ms")
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return measured | {"median_ms": median, "quartiles_ms": [low, high], "calls": len(times)}
+    return measured | spread(times) | {"calls": len(times)}
 
 
 def exponents(results: dict, entrant: str) -> dict[str, float]:
@@ -165,7 +162,6 @@ def _points(results: dict, entrant: str, key: str) -> tuple[np.ndarray, np.ndarr
 
 def as_markdown(results: dict) -> str:
     """A table of times and one of memory, with a row for each size."""
-    about = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
     versions = ", ".join(
         f"{ENTRANTS[entrant].split(',')[0]} {of['version']} (torch {of['torch']})"
         for entrant, of in results["about"].items()
@@ -173,7 +169,7 @@ def as_markdown(results: dict) -> str:
     )
     network = NETWORKS[NETWORK]
     lines = ["# Scaling", ""]
-    lines += [f"Made by `{results['command']}`, seed {results['seed']}. {about}. {versions}.", ""]
+    lines += [f"{origin(results)} {versions}.", ""]
     lines += [
         "Energies and forces of periodic boxes of water, 0.1 atoms per cubic angstrom, by a",
         f"network of {network['features']} features, {network['blocks']} blocks, "
@@ -228,11 +224,8 @@ def _rates(results: dict) -> list[str]:
 
 
 def _time(values: dict) -> str:
-    median = values["median_ms"]
-    low, high = values["quartiles_ms"]
-    if median < 1000:
-        return f"{median:.3g} ms [{low:.3g}, {high:.3g}]"
-    return f"{1e-3 * median:.3g} s [{1e-3 * low:.3g}, {1e-3 * high:.3g}]"
+    scale, unit = (1.0, "ms") if values["median_ms"] < 1000 else (1e-3, "s")
+    return timing(values, scale, unit)
 
 
 def _memory(values: dict) -> str:

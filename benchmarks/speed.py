@@ -16,7 +16,7 @@ from pathlib import Path
 
 from device import speed as device_speed
 from device.options import add_device_options
-from environment import environment
+from environment import command_line, environment
 from peers.processes import (
     add_python_option,
     call_worker,
@@ -24,7 +24,8 @@ from peers.processes import (
     read_pythons,
     without_paths,
 )
-from report import as_markdown, draw, save_report
+from report import save_report, spread
+from speed_report import as_markdown, draw
 from systems import NETWORKS, SYSTEMS, write_system
 from tqdm import tqdm
 from worker import RACERS
@@ -87,9 +88,8 @@ def run(args: argparse.Namespace) -> None:
 
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
-    words = ["python benchmarks/run.py speed"] + (["--quick"] if args.quick else [])
-    words += [f"--seconds {args.seconds:g} --rounds {args.rounds} --seed {args.seed}"]
-    return " ".join(words + without_paths(args))
+    words = f"--seconds {args.seconds:g} --rounds {args.rounds} --seed {args.seed}"
+    return command_line(args, "speed", words, *without_paths(args))
 
 
 def _work(
@@ -123,8 +123,7 @@ def _summarise(results: dict) -> None:
         for entry in system["entrants"].values():
             for values in entry["tasks"].values():
                 times = values.pop("times_ms")
-                low, median, high = statistics.quantiles(times, n=4)
-                values |= {"median_ms": median, "quartiles_ms": [low, high], "calls": len(times)}
+                values |= spread(times) | {"calls": len(times)}
         # Everybody at their best: tuned peers against tuned ours.
         peers = [
             entry

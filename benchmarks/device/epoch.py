@@ -7,8 +7,9 @@ edges and to move the molecules to the device, is told beside them.
 import argparse
 from typing import Any
 
+from environment import command_line
 from loader import source_words
-from report import save_report
+from report import origin, save_report, timing
 from systems import NETWORKS
 
 from device.launch import run_jobs
@@ -46,11 +47,10 @@ def run(args: argparse.Namespace) -> None:
 
 def as_markdown(results: dict) -> str:
     """A table with a row for each batch size."""
-    about = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
     lines = [
         f"# An epoch of training on {results['device']}",
         "",
-        f"Made by `{results['command']}`, seed {results['seed']}. {about}.",
+        origin(results),
         "",
         "The network of the paper on energies, by `fit`: packed steps with moving average, and a",
         "validation of one molecule after each epoch. *Before*: seconds from the call to the first",
@@ -65,9 +65,8 @@ def as_markdown(results: dict) -> str:
         if "failure" in values:
             lines.append(f"| {case} | {values['failure']} | | | | | |")
             continue
-        low, high = values["quartiles_ms"]
         cells = [f"{values['molecules']:,}", f"**{values['epoch_s']:.3g}**"]
-        cells.append(f"{values['median_ms']:.3g} [{low:.3g}, {high:.3g}]")
+        cells.append(timing(values))
         cells.append(f"{values['molecules'] / values['epoch_s']:,.0f}")
         cells.append(f"{values['before_s']:.3g}")
         reached = values.get("reached")
@@ -91,6 +90,5 @@ def draw(results: dict) -> Any:
 
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results, without paths of this machine."""
-    words = ["python benchmarks/run.py epoch", f"--device {args.device}"]
-    words += ["--quick"] if args.quick else []
-    return " ".join([*words, *source_words(args), f"--molecules {args.molecules}"])
+    words = [*source_words(args), f"--molecules {args.molecules}"]
+    return command_line(args, "epoch", f"--device {args.device}", *words)

@@ -5,12 +5,12 @@ A job is a dictionary: its ``kind``, one of ``KINDS``, and what that takes. The 
 
 import functools
 import inspect
-import statistics
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from contenders.common import Contender, Inputs
+from report import spread
 from roofline import count, counted_kernels, measure_rates
 from worker import about, as_batch, make
 
@@ -162,8 +162,7 @@ def kernels_of(contender: Contender) -> Any:
 def summary(measured: dict) -> dict:
     """Median and quartiles in place of single times."""
     times = measured.pop("times_ms")
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    return measured | {"median_ms": median, "quartiles_ms": [low, high], "calls": len(times)}
+    return measured | spread(times) | {"calls": len(times)}
 
 
 def failure(error: BaseException) -> dict[str, str]:

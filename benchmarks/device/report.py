@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from report import origin, timing
 from roofline import Rates, Work
 
 from device.jobs import TASKS
@@ -63,9 +64,8 @@ def _reached(values: dict, rates: Rates) -> None:
 
 def as_markdown(results: dict) -> str:
     """Tables of training steps, of single calls, and of the primitives."""
-    about = ", ".join(f"{key} {value}" for key, value in results["environment"].items())
     lines = [f"# Speed on {results['device']}", ""]
-    lines += [f"Made by `{results['command']}`, seed {results['seed']}. {about}.", ""]
+    lines += [origin(results), ""]
     machine = results["machine"]
     if "copy_gb_per_s" in machine:
         lines += [
@@ -116,10 +116,8 @@ def _best(entrants: dict, kind: str) -> str:
     timed = [(values["median_ms"], name) for name, values in known.items() if "median_ms" in values]
     if not timed:
         return next((values["failure"] for values in known.values()), "")
-    median, name = min(timed)
-    low, high = known[name]["quartiles_ms"]
-    words = name.removeprefix(kind)
-    return f"{median:.3g} [{low:.3g}, {high:.3g}]{words}"
+    _, name = min(timed)
+    return timing(known[name]) + name.removeprefix(kind)
 
 
 def _floor(values: dict) -> str:
@@ -149,8 +147,7 @@ def _calls(system: dict) -> list[str]:
 def _call(values: dict) -> str:
     if "median_ms" not in values:
         return values["failure"]
-    low, high = values["quartiles_ms"]
-    return f"{values['median_ms']:.3g} [{low:.3g}, {high:.3g}], {values['memory_mb']:.0f} MB"
+    return f"{timing(values)}, {values['memory_mb']:.0f} MB"
 
 
 def _kernels(system: str, found: dict) -> list[str]:

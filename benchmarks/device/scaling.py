@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import scaling
+from environment import command_line
 from report import save_report
 from systems import NETWORKS, write_water
 
@@ -59,7 +60,5 @@ def run(args: argparse.Namespace) -> None:
 
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results."""
-    words = ["python benchmarks/run.py scaling", f"--device {args.device}"]
-    words += ["--quick"] if args.quick else []
-    words += [f"--largest {args.largest} --seconds {args.seconds:g} --patience {args.patience:g}"]
-    return " ".join([*words, f"--seed {args.seed}"])
+    words = f"--largest {args.largest} --seconds {args.seconds:g} --patience {args.patience:g}"
+    return command_line(args, "scaling", f"--device {args.device}", words, f"--seed {args.seed}")

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from environment import command_line
 from report import save_report
 from systems import NETWORKS, SYSTEMS, write_system, write_water
 
@@ -133,7 +134,5 @@ def _enter(results: dict[str, Any], name: str, where: str, job: dict, found: dic
 
 def _command(args: argparse.Namespace) -> str:
     """The command that makes the results."""
-    words = ["python benchmarks/run.py speed", f"--device {args.device}"]
-    words += ["--quick"] if args.quick else []
-    words += [f"--contenders {' '.join(args.contenders)} --seconds {args.seconds:g}"]
-    return " ".join([*words, f"--seed {args.seed}"])
+    words = f"--contenders {' '.join(args.contenders)} --seconds {args.seconds:g}"
+    return command_line(args, "speed", f"--device {args.device}", words, f"--seed {args.seed}")

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import functools
 import math
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ import torch
 from contenders.common import Contender, Inputs
 from loader import read_molecules
 from qm9_data import read_file
+from report import spread
 from roofline import count
 from torch import Tensor
 from torch_geometric.loader import DataLoader
@@ -58,9 +58,8 @@ def measure_steps(name: str, job: dict, device: str) -> dict:
         times, extra = ours(molecules, label, job, device)
     else:
         times, extra = peers(name, molecules, job, device)
-    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
-    found |= {"median_ms": median, "quartiles_ms": [low, high], "rounds": len(times)}
-    found |= {"epoch_s": 1e-3 * median * batches, "memory_mb": memory.peak(), "about": about(name)}
+    found |= spread(times) | {"rounds": len(times), "about": about(name)}
+    found |= {"epoch_s": 1e-3 * found["median_ms"] * batches, "memory_mb": memory.peak()}
     return found | extra
 
 

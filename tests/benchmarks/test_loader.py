@@ -78,7 +78,7 @@ def test_rows_of_batches_are_timed(loader) -> None:
 def test_summary_and_speedup(loader) -> None:
     values = loader.summary([0.2, 0.1, 0.3], 100)
     assert values["us_per_molecule"] == pytest.approx(2.0)
-    assert values["quartiles_us"] == pytest.approx([1.0, 3.0])
+    assert values["quartiles_us"] == pytest.approx([1.5, 2.5])
 
     def entry(**medians: float) -> dict:
         return {"tasks": {task: {"median_ms": ms} for task, ms in medians.items()}}

@@ -115,6 +115,13 @@ def test_rows_of_a_file(qm9, small, tmp_path, monkeypatch, capsys) -> None:
     other = rows[name.format(50).replace("2steps", "2steps, lr 0.001")]
     assert [row["config"]["lr"] for row in (rows[name.format(50)], other)] == [2e-3, 1e-3]
     assert "--lr 0.001 --budget 2steps" in other["command"]
+    words += ["--rows", "dtnn", "--num-train", "50", "--budget", "4steps", "--after"]
+    qm9.run(arguments(qm9, *words, "2steps"))
+    longer = saved(path)[name.format(50).replace("2steps", "4steps after 2steps")]
+    assert longer["step"] == 4
+    assert longer["command"].endswith("--budget 4steps --seed 0 --after 2steps")
+    with pytest.raises(SystemExit, match=r"3steps_seed-0' has no run that is done"):
+        qm9.run(arguments(qm9, *words, "3steps"))
     capsys.readouterr()
     qm9.run(arguments(qm9, "--json", str(path)))  # tables only
     assert capsys.readouterr().out.startswith(path.with_suffix(".md").read_text())

@@ -85,6 +85,21 @@ def test_a_run_that_was_stopped_goes_on(runs, parts, tmp_path, monkeypatch) -> N
     assert resumed["curve"]["step"] == whole["curve"]["step"]
 
 
+def test_a_longer_run_goes_on_from_a_shorter_one(runs, parts, tmp_path) -> None:
+    """As one that was never shorter: this schedule knows no end. The shorter one stays as it is."""
+    shorter, longer = replace(CONFIG, max_steps=8), replace(CONFIG, max_steps=16)
+    with pytest.raises(SystemExit, match=r"--after: .*a' has no run that is done"):
+        runs.run_once(tmp_path / "b", small_model(), parts, longer, begin_with=tmp_path / "a")
+    first = runs.run_once(tmp_path / "a", small_model(), parts, shorter)
+    checkpoint = (tmp_path / "a" / "last.safetensors").read_bytes()
+    second = runs.run_once(tmp_path / "b", small_model(), parts, longer, begin_with=tmp_path / "a")
+    whole = runs.run_once(tmp_path / "whole", small_model(), parts, longer)
+    assert (first["step"], second["step"]) == (8, 16)
+    assert second["test"] == whole["test"] != first["test"]
+    assert second["curve"]["step"] == whole["curve"]["step"]
+    assert (tmp_path / "a" / "last.safetensors").read_bytes() == checkpoint
+
+
 def test_curve_and_exponent(runs) -> None:
     history = [
         {"step": 10 * k, "seconds": k, "val_mae": 5.0, "val_force_mae": 7.0 * k**-0.5, "lr": 1.0}

@@ -87,6 +87,7 @@ def test_contenders_are_the_same_network(load, tmp_path):
 
 def test_speedup_is_over_the_fastest_tuned_peer(load, tmp_path):
     speed, report = load("speed"), load("report")
+    tables = load("speed_report")
     about = {"version": "1", "torch": "2", "python": "3", "threads": 2}
 
     def entry(milliseconds: float) -> dict:
@@ -107,7 +108,7 @@ def test_speedup_is_over_the_fastest_tuned_peer(load, tmp_path):
     speed._summarise(results)
     assert system["speedup"] == {task: {"median": 4.0, "rounds": [4.0]} for task in speed.TASKS}
     path = tmp_path / "out" / "speed.json"
-    report.save_report(results, path, report.as_markdown, report.draw)
+    report.save_report(results, path, tables.as_markdown, tables.draw)
     assert json.loads((tmp_path / "out" / "speed.json").read_text()) == results
     assert "**4.0x** [4.0, 4.0]" in (tmp_path / "out" / "speed.md").read_text()
     assert "40 MFLOP, 20%" in (tmp_path / "out" / "speed.md").read_text()

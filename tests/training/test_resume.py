@@ -243,6 +243,27 @@ def test_interrupted_and_killed_at_any_moment(tmp_path):
     assert not list((tmp_path / "part").glob("*.part"))  # of files being written when it was killed
 
 
+def test_settings_that_an_earlier_version_did_not_know(parts, tmp_path):
+    """They had their defaults; other values are those of another run."""
+    whole = new_model()
+    expected = fit(whole, *parts[:2], CONFIG)
+    fit(new_model(), *parts[:2], changed(CONFIG, epochs=2), tmp_path)
+    path = tmp_path / "last.safetensors"
+    tensors, header = load_tensors(path, "training checkpoint")
+    del header["model"]["head_activation"], header["train"]["huber_delta"]
+    save_tensors(path, tensors, header, "training checkpoint")
+    settings = {**new_model().config, "head_activation": "silu"}
+    with pytest.raises(ValueError, match="head_activation was 'ssp' and is 'silu'"):
+        fit(SchNet(**settings), *parts[:2], CONFIG, tmp_path, resume=True)
+    other = changed(CONFIG, huber_delta=2.0)
+    with pytest.raises(ValueError, match=r"huber_delta was 1.0 and is 2.0"):
+        fit(new_model(), *parts[:2], other, tmp_path, resume=True)
+    resumed = new_model(seed=9)
+    history = fit(resumed, *parts[:2], CONFIG, tmp_path, resume=True)
+    assert without_time(history) == without_time(expected)
+    assert same_state(resumed, whole)
+
+
 DAMAGE = {
     "no model": (lambda t, h: h.update(model=None), "'model' in its header should be a dict"),
     "progress": (lambda t, h: h["progress"].update(step="x"), "'step' of the progress is 'x'"),

@@ -1,9 +1,11 @@
 r"""Checkpoints: everything a run needs to go on as if nothing had happened."""
 
 import copy
+import inspect
 import os
 import shutil
 import statistics
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -214,7 +216,9 @@ def load_checkpoint(
     """
     path = directory / LAST
     tensors, header = world.from_main(lambda: _load(path))
-    _compare(path, "architecture", _differences(header["model"], model.config))
+    # What a checkpoint of an earlier version does not state has its default in this one.
+    architecture = _defaults(type(model), model.config) | header["model"]
+    _compare(path, "architecture", _differences(architecture, model.config))
     dtype = str(model.embedding.weight.dtype)
     _compare(path, "dtype", _differences({"dtype": header["dtype"]}, {"dtype": dtype}))
     _compare(path, "training", config.differences(header["train"]))
@@ -311,6 +315,13 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
+
+
+def _defaults(kind: type, names: Iterable[str]) -> dict[str, Any]:
+    """Those of the named arguments of a constructor that have one."""
+    parameters = inspect.signature(kind).parameters
+    known = {name: parameters[name].default for name in names if name in parameters}
+    return {name: value for name, value in known.items() if value is not inspect.Parameter.empty}
 
 
 def _differences(saved: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

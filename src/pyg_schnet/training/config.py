@@ -224,12 +224,13 @@ class TrainConfig:
 
         Returns:
             Saved and present value of each differing setting. Budgets and what does not touch the
-            weights may change.
+            weights may change. What is not saved, by an earlier version, had its default.
         """
+        saved = type(self)().to_dict() | saved
         return {
-            field.name: (saved.get(field.name), getattr(self, field.name))
+            field.name: (saved[field.name], getattr(self, field.name))
             for field in fields(self)
-            if field.name not in _FREE and saved.get(field.name) != getattr(self, field.name)
+            if field.name not in _FREE and saved[field.name] != getattr(self, field.name)
         }
 
 

@@ -322,15 +322,16 @@ def draw(study: Study, results: dict) -> Any:
             curve = row["curve"]
             style = {"color": color, "lw": 1.5 + (number == 0), "marker": "."}
             left.plot(curve["step"], curve["energy_mae"], **style)
-            right.barh(k, row["test"]["energy_mae"], color=color)
+            bar = right.barh(k, row["test"]["energy_mae"], color=color)
+            right.bar_label(bar, fmt="%.2f", padding=3, fontsize=8)
         labels = [row["name"] + (f" ({row['seed']})" if row["seed"] else "") for row in done]
         right.set_yticks(range(len(done)), labels, fontsize=8)
         right.invert_yaxis()
-        right.set(title="test", xlabel=f"MAE, {UNITS}", xscale="log")
+        right.set(title="test", xlabel=f"MAE, {UNITS}")
+        right.margins(x=0.1)
         title = f"{key[0]}, N = {key[1]:,}, {key[2]}, {key[3]}: validation"
         left.axhline(rows[0]["atom_references"], color="0.5", ls=":", label="atom references")
         left.set(title=title, xlabel="step", ylabel=f"MAE, {UNITS}", xscale="log", yscale="log")
         left.legend(frameon=False, fontsize=8)
-        for axes in (left, right):
-            axes.grid(alpha=0.3, which="both")
+        left.grid(alpha=0.3, which="both")
     return figure

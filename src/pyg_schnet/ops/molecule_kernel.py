@@ -355,42 +355,10 @@ def _kept(digest):
     """The kernel as it is kept on disk, where what a function holds on to is part of its name."""
 
     @kernel(error_model="numpy", fastmath=_MATH)
-    def evaluate(
-        z,
-        pos,
-        species,
-        embedding,
-        before,
-        after,
-        last,
-        first,
-        second,
-        tables,
-        offsets,
-        partial,
-        grid,
-        silu,
-        out,
-    ):
+    def evaluate(*args):
         if digest == "":
             return False
-        return _evaluate(
-            z,
-            pos,
-            species,
-            embedding,
-            before,
-            after,
-            last,
-            first,
-            second,
-            tables,
-            offsets,
-            partial,
-            grid,
-            silu,
-            out,
-        )
+        return _evaluate(*args)
 
     return evaluate
 

@@ -1,7 +1,6 @@
 """DTNN and enn-s2s are the networks of their papers, and take SchNet's place in training."""
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +13,10 @@ from pyg_schnet import radius_graph
 from pyg_schnet.datasets import MD17Sample, QM9Sample
 from pyg_schnet.training import TrainConfig, evaluate, fit
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 NAMES = ("DTNN", "EnnS2S")
 
 
-@pytest.fixture(autouse=True)
-def path(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
+pytestmark = pytest.mark.usefixtures("load")
 
 
 def build(name: str, **settings):

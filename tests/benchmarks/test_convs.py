@@ -1,17 +1,14 @@
 """The study of convolutions: all networks are the same but for the layer in question."""
 
-import argparse
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from molecules import random_molecule
+from suites import arguments
 
 from pyg_schnet import SchNet
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 # Weights of one layer with 64 channels and 50 edge features, counted by hand: dense layers of m
 # inputs and n outputs have m * n, and n biases.
 MLP = 50 * 64 + 64
@@ -28,9 +25,8 @@ PARAMETERS = {
 
 
 @pytest.fixture
-def convs(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("convs")
+def convs(load):
+    return load("convs")
 
 
 def build(convs, name: str) -> SchNet:
@@ -85,9 +81,7 @@ def test_cfconv_computes_the_same(convs):
 def test_quick(convs, tmp_path, monkeypatch):
     monkeypatch.setattr(convs.studies, "TURNS", 1)
     path = tmp_path / "convs.json"
-    parser = argparse.ArgumentParser()
-    convs.add_arguments(parser)
-    convs.run(parser.parse_args(["--quick", "--json", str(path)]))
+    convs.run(arguments(convs, "--quick", "--json", str(path)))
     rows = json.loads(path.read_text())["rows"]
     assert [row["name"] for row in rows.values()] == list(PARAMETERS)
     for row in rows.values():

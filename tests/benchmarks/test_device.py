@@ -1,27 +1,16 @@
 """Benchmarks on a device, here on the CPU through the same code, and with the clock of a GPU."""
 
-import argparse
 import functools
-import importlib
 import json
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from suites import arguments
 from torch.testing import assert_close
 
 from pyg_schnet import radius_graph
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Imports a module of the benchmarks folder, which is no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
-
 
 # The clock
 
@@ -267,12 +256,6 @@ def test_compiled_is_the_same_network(load, monkeypatch, request) -> None:
 
 
 # Suites
-
-
-def arguments(suite, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    suite.add_arguments(parser)
-    return parser.parse_args(list(words))
 
 
 @pytest.fixture

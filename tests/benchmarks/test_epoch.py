@@ -1,38 +1,20 @@
 """The benchmark of an epoch measures what it says; how fast anything is, is not tested."""
 
-import argparse
-import importlib
 import json
 import statistics
-from pathlib import Path
 
 import pytest
+from suites import arguments
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 
-
-def test_quick(monkeypatch, tmp_path) -> None:
-    monkeypatch.syspath_prepend(str(FOLDER))
-    epoch = importlib.import_module("epoch")
-    parser = argparse.ArgumentParser()
-    epoch.add_arguments(parser)
-    args = parser.parse_args(
-        [
-            "--molecules",
-            "40",
-            "--batch-size",
-            "16",
-            "--rounds",
-            "2",
-            "--json",
-            str(tmp_path / "e.json"),
-        ]
-    )
-    epoch.run(args)
-    text = (tmp_path / "e.md").read_text()
+def test_quick(load, tmp_path) -> None:
+    epoch, path = load("epoch"), tmp_path / "e.json"
+    words = ["--molecules", "40", "--batch-size", "16", "--rounds", "2"]
+    epoch.run(arguments(epoch, *words, "--json", str(path)))
+    text = path.with_suffix(".md").read_text()
     assert "on 40 molecules in batches of 16" in text
-    assert (tmp_path / "e.png").stat().st_size > 1000
-    results = json.loads((tmp_path / "e.json").read_text())
+    assert path.with_suffix(".png").stat().st_size > 1000
+    results = json.loads(path.read_text())
     for task in results["tasks"].values():
         assert len(task["rounds"]["steps"]) == 2
         assert task["epoch"] == pytest.approx(sum(task["parts"].values()))

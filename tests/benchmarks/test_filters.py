@@ -1,7 +1,5 @@
 """The study of filters: its filters are what it says, and what it measures is right."""
 
-import argparse
-import importlib
 import json
 import math
 from pathlib import Path
@@ -9,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from molecules import random_molecule
+from suites import arguments
 from torch_geometric.data import Batch
 
 from pyg_schnet import SchNet, radius_graph
 from pyg_schnet.datasets import QM9Sample
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 NAMES = [
     *("paper", "one activation", "raw distance", "vectors", "bins", "Bessel", "spacing 0.2"),
     *("spacing 0.5", "centres to 5 A", "cosine 10 A", "cosine 5 A", "polynomial 5 A"),
@@ -23,26 +21,18 @@ NAMES = [
 
 
 @pytest.fixture
-def filters(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("filters")
+def filters(load):
+    return load("filters")
 
 
 @pytest.fixture
-def variants(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("variants")
+def variants(load):
+    return load("variants")
 
 
 def build(filters, name: str) -> SchNet:
     torch.manual_seed(0)
     return filters.VARIANTS[name].build().double()
-
-
-def arguments(filters, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    filters.add_arguments(parser)
-    return parser.parse_args(words)
 
 
 def test_names(filters):

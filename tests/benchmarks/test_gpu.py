@@ -1,15 +1,15 @@
 """The command for a GPU runs its parts, loses none to another, and compares with its targets."""
 
 import argparse
-import importlib
 import json
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import suites
+from suites import FOLDER
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 STEPS = {"ours": {"median_ms": 0.2}, "speedup": {"pyg": 25.0, "pyg_compiled": 10.0}}
 EPOCH = {"molecules": 110_462, "epoch_s": 1.8}
 RESULTS = {
@@ -25,9 +25,8 @@ RESULTS = {
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("gpu")
+def gpu(load):
+    return load("gpu")
 
 
 @pytest.fixture
@@ -47,9 +46,7 @@ def parts(gpu, monkeypatch):
 
 
 def arguments(gpu, output: Path, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    gpu.add_arguments(parser)
-    return parser.parse_args(["--device", "cpu", "--output", str(output), *words])
+    return suites.arguments(gpu, "--device", "cpu", "--output", str(output), *words)
 
 
 def status(output: Path) -> dict[str, str]:
@@ -116,16 +113,14 @@ def test_no_time(gpu, parts, tmp_path):
     assert set(status(tmp_path).values()) == {"not run: no time was left"}
 
 
-def test_commands_are_understood(gpu, tmp_path, monkeypatch):
+def test_commands_are_understood(gpu, load, tmp_path):
     """Each part's command is one that its suite takes, within the time that it is given."""
     args = arguments(gpu, tmp_path, "--data", "qm9.npz")
     args.device = "cuda"
     for name in ("epoch", "speed", "scaling", "md"):
         _, script, suite, *words = gpu.command_of(name, args, tmp_path, 100.0)
         assert (Path(script), suite) == (FOLDER / "run.py", name)
-        parser = argparse.ArgumentParser()
-        importlib.import_module(name).add_arguments(parser)
-        given = parser.parse_args(words)
+        given = suites.arguments(load(name), *words)
         assert given.device == "cuda"
         assert given.json == tmp_path / f"{name}.json"
         assert name == "md" or given.limit == "85s"

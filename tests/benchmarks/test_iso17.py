@@ -1,7 +1,5 @@
 """The benchmark of ISO17 splits by molecule, names its data by their energies, and tests twice."""
 
-import argparse
-import importlib
 import json
 import os
 import tarfile
@@ -11,29 +9,21 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.db import connect
+from suites import arguments
 
 from pyg_schnet import SchNet
 from pyg_schnet.data.units import KCAL_PER_MOL
 from pyg_schnet.training import evaluate
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+@pytest.fixture
+def iso17(load):
+    return load("iso17")
 
 
 @pytest.fixture
-def iso17(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("iso17")
-
-
-@pytest.fixture
-def data(iso17):
-    return importlib.import_module("iso17_data")
-
-
-def arguments(iso17, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    iso17.add_arguments(parser)
-    return parser.parse_args(words)
+def data(load):
+    return load("iso17_data")
 
 
 @pytest.fixture

@@ -1,22 +1,17 @@
 """The benchmark of loading measures what it says; how fast anything is, is not tested."""
 
 import argparse
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from batches import assert_same
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def loader(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("loader")
+def loader(load):
+    return load("loader")
 
 
 def arguments(**options) -> argparse.Namespace:

@@ -1,31 +1,14 @@
 """The benchmark of dynamics runs one network everywhere; how fast anything is, is not tested."""
 
-import argparse
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs
+from suites import arguments
 
 from pyg_schnet import SchNetCalculator
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Imports a module of the benchmarks folder, which is no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
-
-
-def arguments(suite, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    suite.add_arguments(parser)
-    return parser.parse_args(list(words))
 
 
 @pytest.mark.slow

@@ -1,41 +1,31 @@
 """The benchmark of MD17 reads the files, keeps rows apart, and reports what it measured."""
 
-import argparse
-import importlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from suites import FOLDER, arguments
 
 from pyg_schnet import SchNet
 from pyg_schnet.datasets import MD17Sample
 from pyg_schnet.training import evaluate
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+@pytest.fixture
+def md17(load):
+    return load("md17")
 
 
 @pytest.fixture
-def md17(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("md17")
+def data(load):
+    return load("md17_data")
 
 
 @pytest.fixture
-def data(md17):
-    return importlib.import_module("md17_data")
-
-
-@pytest.fixture
-def report(md17):
-    return importlib.import_module("md17_report")
-
-
-def arguments(md17, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    md17.add_arguments(parser)
-    return parser.parse_args(words)
+def report(load):
+    return load("md17_report")
 
 
 @pytest.fixture

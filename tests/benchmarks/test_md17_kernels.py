@@ -3,8 +3,6 @@
 With ``PYG_SCHNET_SGDML``, a Python that has the package sgdml, they really run.
 """
 
-import argparse
-import importlib
 import json
 import os
 import subprocess
@@ -14,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from suites import arguments
 
 from pyg_schnet.data import random_split
 from pyg_schnet.datasets import MD17Sample
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 # Stands in for a Python with sgdml: says the mean energy, and no force.
 STUB = """#!{python}
 import json, os, signal, sys
@@ -41,24 +39,23 @@ print(json.dumps({{
 
 
 @pytest.fixture
-def md17(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("md17")
+def md17(load):
+    return load("md17")
 
 
 @pytest.fixture
-def kernels(md17):
-    return importlib.import_module("md17_kernels")
+def kernels(load):
+    return load("md17_kernels")
 
 
 @pytest.fixture
-def packed(md17):
-    return importlib.import_module("peers.packed")
+def packed(load):
+    return load("peers.packed")
 
 
 @pytest.fixture
-def parts(md17):
-    rows = importlib.import_module("rows")
+def parts(load):
+    rows = load("rows")
     return rows.Parts(*random_split(MD17Sample("ethanol", train=True), [100, 50, 200], 0))
 
 
@@ -77,10 +74,8 @@ def put_stub(tmp_path):
 
 
 def run(md17, path: Path, python: str, *words: str) -> dict[str, dict]:
-    parser = argparse.ArgumentParser()
-    md17.add_arguments(parser)
     given = ["--quick", "--rows", "gdml", "sgdml", "--python", f"sgdml={python}"]
-    md17.run(parser.parse_args([*given, "--json", str(path), *words]))
+    md17.run(arguments(md17, *given, "--json", str(path), *words))
     return json.loads(path.read_text())["rows"]
 
 

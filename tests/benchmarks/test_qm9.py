@@ -1,7 +1,5 @@
 """The benchmark of QM9 splits once, gives each target its readout, and combines ensembles."""
 
-import argparse
-import importlib
 import json
 from pathlib import Path
 
@@ -9,23 +7,21 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from suites import arguments
 
 from pyg_schnet.data.units import BOHR, HARTREE, KCAL_PER_MOL
 from pyg_schnet.datasets import QM9Sample
 from pyg_schnet.nn import AtomwiseReadout, DipoleReadout
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+@pytest.fixture
+def qm9(load):
+    return load("qm9")
 
 
 @pytest.fixture
-def qm9(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("qm9")
-
-
-@pytest.fixture
-def data(qm9):
-    return importlib.import_module("qm9_data")
+def data(load):
+    return load("qm9_data")
 
 
 @pytest.fixture
@@ -42,12 +38,6 @@ def small(data, monkeypatch) -> None:
                 super().__init__(**(given | settings))
 
         monkeypatch.setattr(data, name, Small)
-
-
-def arguments(qm9, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    qm9.add_arguments(parser)
-    return parser.parse_args(words)
 
 
 def saved(path: Path) -> dict[str, dict]:
@@ -261,14 +251,12 @@ def test_spatial_extent(data, tmp_path) -> None:
     assert loaded(z, pos).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_tables_without_rows(qm9, tmp_path) -> None:
+def test_tables_without_rows(qm9, data, tmp_path) -> None:
     """They say what has not been run."""
     path = tmp_path / "none.json"
     qm9.run(arguments(qm9, "--json", str(path)))
     text = path.with_suffix(".md").read_text()
-    assert text.count("not run") == 3 * len(qm9.ROWS) + len(
-        importlib.import_module("qm9_data").TARGETS
-    )
+    assert text.count("not run") == 3 * len(qm9.ROWS) + len(data.TARGETS)
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -1,24 +1,19 @@
 """The benchmark of recipes changes one thing at a time and gives every run the same cost."""
 
-import argparse
-import importlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
+from suites import arguments
 
 from pyg_schnet import SchNet
 from pyg_schnet.datasets import QM9Sample
 from pyg_schnet.training import TrainConfig
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def recipes(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("recipes")
+def recipes(load):
+    return load("recipes")
 
 
 @pytest.fixture
@@ -27,12 +22,6 @@ def small(recipes, monkeypatch) -> None:
     monkeypatch.setattr(
         recipes, "network", lambda: SchNet(8, 8, 1, num_gaussians=10, units="kcal/mol")
     )
-
-
-def arguments(recipes, *words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    recipes.add_arguments(parser)
-    return parser.parse_args(words)
 
 
 def test_variants_are_changes_of_the_base(recipes) -> None:

@@ -1,21 +1,15 @@
 """Work is counted as by hand, once, and rates are what was done in the time it took."""
 
-import importlib
-from pathlib import Path
-
 import pytest
 import torch
 
 from pyg_schnet import SchNet, ops
 from pyg_schnet.ops import EdgePlan, Knots, kernels_for, reference
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def roofline(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("roofline")
+def roofline(load):
+    return load("roofline")
 
 
 # Two atoms, an edge each way, 4 features in float32, 5 intervals and so 8 rows of the table.

@@ -1,10 +1,8 @@
 """Training runs of the benchmarks: done once, resumed, tested on the test set, merged by row."""
 
 import argparse
-import importlib
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +12,10 @@ from pyg_schnet.data import random_split
 from pyg_schnet.datasets import MD17Sample
 from pyg_schnet.training import TrainConfig, evaluate
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def runs(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("rows")
+def runs(load):
+    return load("rows")
 
 
 @pytest.fixture

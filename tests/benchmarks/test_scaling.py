@@ -1,12 +1,10 @@
 """The benchmark of scaling measures what it says; how fast anything is, is not tested."""
 
 import argparse
-import importlib
 import json
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +12,6 @@ import torch
 from torch.testing import assert_close
 
 from pyg_schnet import SchNet
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Imports a module of the benchmarks folder, which is no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
 
 
 def arguments(**options) -> argparse.Namespace:

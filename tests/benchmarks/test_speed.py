@@ -1,22 +1,12 @@
 """The benchmark measures what it says; how fast anything is, is not tested."""
 
-import importlib
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def load(monkeypatch):
-    """Imports a module of the benchmarks folder, which is no package."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module
+from suites import FOLDER
 
 
 def test_buckminsterfullerene(load):

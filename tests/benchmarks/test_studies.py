@@ -13,13 +13,10 @@ from pyg_schnet import SchNet
 from pyg_schnet.datasets import QM9Sample
 from pyg_schnet.training import TrainConfig
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def studies(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    module = importlib.import_module("studies")
+def studies(load, monkeypatch):
+    module = load("studies")
     monkeypatch.setattr(module, "TURNS", 1)
     monkeypatch.setattr(module, "SIZES", {"QM9": (10, 20), "QM9Sample": (10, 20), "quick": (5, 5)})
     return module

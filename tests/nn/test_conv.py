@@ -218,3 +218,25 @@ def test_exact_filters_are_evaluated_once_for_a_pair():
     u = conv.lin1(x)
     expected = torch.zeros_like(u).index_add(0, edge_index[1], u[edge_index[0]] * W)
     assert torch.allclose(out, conv.lin2(expected), atol=1e-5)
+
+
+def test_sizes_and_distances_of_bipartite_graphs(graph):
+    """Whatever the mode, and whether or not gradients are wanted."""
+    x, edge_index, weight = graph
+    pair = (torch.randn(4, 8), torch.randn(3, 2))
+    edges = torch.tensor([[0, 3], [0, 2]])
+    for mode in ("exact", "table"):
+        conv = SchNetConv((8, 2), 16, cutoff=5.0, mode=mode)
+        assert conv(pair, edges, torch.ones(2), size=(4, 3)).shape == (3, 16)
+        with pytest.raises(ValueError, match=r"'size' says 6 nodes, but x\[1\] has features of 3"):
+            conv(pair, edges, torch.ones(2), size=(4, 6))
+        with pytest.raises(ValueError, match=r"'size' says 5 nodes, but x\[0\] has features of 4"):
+            conv((pair[0], None), edges, torch.ones(2), size=(5, 3))
+        with pytest.raises(ValueError, match=r"neighbours are missing: x\[0\] is None"):
+            conv((None, pair[1]), edges, torch.ones(2))
+        square = SchNetConv(8, 16, cutoff=5.0, mode=mode)
+        for wrong in (-weight, (-weight).requires_grad_(), torch.full_like(weight, torch.nan)):
+            with pytest.raises(ValueError, match=r"negative|finite"):
+                square(x, edge_index, wrong)
+            with pytest.raises(ValueError, match=r"negative|finite"):
+                square((x, x), edge_index, wrong)

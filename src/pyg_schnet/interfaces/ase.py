@@ -185,7 +185,7 @@ class SchNetCalculator(Calculator):
                 "stress needs a periodic system with three lattice vectors "
                 f"(got pbc {atoms.pbc.tolist()} and cell {atoms.cell.array.tolist()})"
             )
-        device = members(self.model)[0].embedding.weight.device
+        device = members(self.model)[0].device
         numbers = atoms.numbers.astype(np.int64)
         if len(numbers) == 0 or not (numbers > 0).all():  # ASE cannot print all of these
             met = f"got {numbers.min()}" if len(numbers) else "there are no atoms"

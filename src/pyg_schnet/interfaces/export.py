@@ -145,7 +145,7 @@ class EnergyForces(nn.Module):
         edges = torch.tensor([[1, 0, 3, 2, 4, 3, 4, 2], [0, 1, 2, 3, 3, 4, 2, 4]])
         shifts, cell = torch.zeros(edges.size(1), 3), torch.eye(3).repeat(2, 1, 1)
         tensors = (torch.full((5,), known), pos.to(dtype), batch, edges)
-        device = self.model.embedding.weight.device
+        device = self.model.device
         return tuple(t.to(device) for t in (*tensors, shifts.to(dtype), cell.to(dtype)))
 
     def forward(
@@ -166,7 +166,7 @@ class EnergyForces(nn.Module):
         image = (edge_shift.unsqueeze(2) * cell.index_select(0, member)).sum(dim=1)
         vectors = pos.index_select(0, source) - pos.index_select(0, target) + image  # [E, 3]
         lengths = vectors.square().sum(dim=1).sqrt()  # [E]
-        filters, slopes_of_filters = self._filters(lengths.to(model.embedding.weight.dtype))
+        filters, slopes_of_filters = self._filters(lengths.to(model.dtype))
 
         # 1. Forward, as in pyg_schnet.nn.inference, keeping what the way back needs.
         x = model.embedding(z)  # [N, F]

@@ -126,7 +126,7 @@ class Potential:
 
     @torch.inference_mode(False)  # whose tensors autograd refuses
     def _by_operators(self, z: np.ndarray, pos: np.ndarray) -> Evaluation:
-        device = self._model.embedding.weight.device
+        device = self._model.device
         positions = torch.as_tensor(pos).to(device, finest_dtype(device))
         system = System(torch.as_tensor(z).to(device), positions, batch_size=1)
         result = evaluated(self._model, system, stress=False)

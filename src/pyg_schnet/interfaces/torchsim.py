@@ -100,7 +100,7 @@ class SchNetModel(ModelInterface):
     @property
     def device(self) -> torch.device:
         """Where the weights are: ``to`` moves them."""
-        return self.model.embedding.weight.device
+        return self.model.device
 
     @property
     def compute_forces(self) -> bool:

@@ -185,3 +185,48 @@ def check_filters(filters: Sequence[Callable], cutoff: float, envelope: str) -> 
                 f"the {type(filter).__name__} reaches to {reach:g} A, the neighbours to 'cutoff', "
                 f"{cutoff:g} A: make them equal, or take all pairs by envelope='none'"
             )
+
+
+def check_read(read: object) -> tuple[Tensor, Tensor]:
+    """What a readout gave, which may be one of the user's own."""
+    if not (isinstance(read, tuple) and len(read) == 2):
+        raise TypeError(
+            "a readout must return two tensors, the property [B, 1] and contributions of the atoms "
+            f"[N] (got {type(read).__name__}); for heads of another kind there is "
+            "model.features(data)"
+        )
+    return read
+
+
+def check_edge_weight(edge_weight: Tensor | None) -> None:
+    """Refuses distances of edges that are missing or no vector."""
+    if edge_weight is None:
+        raise ValueError(
+            "SchNetConv needs the distances 'edge_weight' [E], or an 'edge_attr' for filters "
+            "that do not take distances; pyg_schnet.RadiusGraph stores distances in the data"
+        )
+    if edge_weight.dim() != 1:
+        raise ValueError(
+            f"'edge_weight' must have shape [E] (got {list(edge_weight.shape)}); "
+            "flatten the distances"
+        )
+
+
+def check_range(distances: Tensor) -> None:
+    """Refuses distances that are negative or not finite."""
+    if distances.numel() == 0:
+        return
+    least, most = distances.detach().aminmax()
+    if not (least >= 0 and most < math.inf):
+        raise ValueError(
+            "'edge_weight' must hold distances: not negative, and finite "
+            f"(got {float(least):g} to {float(most):g})"
+        )
+
+
+def longest(distances: Tensor) -> float:
+    """The longest of some distances, which must be finite; 0 if there are none."""
+    most = float(distances.detach().max()) if distances.numel() > 0 else 0.0
+    if not most < math.inf:
+        raise ValueError(f"distances must be finite (got {most:g}): check the positions")
+    return most

@@ -1,6 +1,5 @@
 r"""The continuous-filter convolution as a layer of PyTorch Geometric."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +7,12 @@ import torch
 from torch import Tensor
 from torch_geometric.nn import MessagePassing
 from torch_geometric.nn.aggr import Aggregation, MultiAggregation
+from torch_geometric.nn.dense.linear import Linear
 from torch_geometric.typing import Adj, OptTensor, PairOptTensor, Size
 from torch_geometric.utils import is_sparse, is_torch_sparse_tensor, to_edge_index
 
-from ..ops import EdgePlan, Knots, cfconv, has_kernels
+from ..ops import EdgePlan, Knots, cfconv, has_kernels, transforming
+from .checks import check_edge_weight, check_range, longest
 from .dense import Dense
 from .filters import GaussianFilter, RadialFilter
 from .tables import frozen_table, knots_of, offers_table, table_of
@@ -41,8 +42,8 @@ class SchNetConv(MessagePassing):
     3. ``lin2``: F channels to output features.
 
     Args:
-        in_channels: Size of each input, -1 to infer it; for bipartite graphs a pair (only the
-            sources are used).
+        in_channels: Size of each input, -1 to infer it; for bipartite graphs a pair, in the order
+            of ``x`` (only features of neighbours are used).
         out_channels: Size of each output.
         num_filters: Number F of filters; ``out_channels`` if ``None``.
         filter: Any module from distances ``[E]`` to filters ``[E, F]``; it is also given
@@ -53,16 +54,18 @@ class SchNetConv(MessagePassing):
         mode: How filters are evaluated: on every edge (``"exact"``), or on a few hundred radial
             knots and interpolated to 1e-6 (``"table"``), which never makes a tensor of shape
             ``[E, F]``. ``"auto"`` takes tables in float32 where the filter offers them and there
-            are kernels for the device. Parameters are the same in all modes. Aggregations other
-            than the sum, explainers, message hooks, sparse matrices and ``edge_attr`` are always
-            exact.
+            are kernels for the device. Parameters are the same in all modes. Derivatives by
+            distances are those of the interpolation: the second is off by about 1e-3. Aggregations
+            other than the sum, explainers, message hooks, sparse matrices and ``edge_attr`` are
+            always exact.
         lin1_bias: Whether ``lin1`` has a bias, as in the paper; PyG leaves it out.
         aggr: Aggregation; the sum is what makes energies extensive.
         **kwargs: Further arguments of :class:`torch_geometric.nn.conv.MessagePassing`.
 
     Shapes:
         - **input:** features ``[N, in_channels]`` or a pair of them, ``edge_index`` ``[2, E]``,
-          distances ``edge_weight`` ``[E]``, ``edge_attr`` ``[E, ...]``
+          distances ``edge_weight`` ``[E]``, ``edge_attr`` ``[E, ...]``; features of several graphs
+          with the same edges may be ``[..., N, in_channels]``
         - **output:** ``[N, out_channels]``, or ``[N_target, out_channels]`` if bipartite
 
     >>> SchNetConv(64, 64)
@@ -136,19 +139,22 @@ class SchNetConv(MessagePassing):
         r"""Convolves atom features with filters of the distances.
 
         Args:
-            x: Features ``[N, in_channels]``, or a pair for sources and targets of a bipartite
-                graph; the targets may be ``None`` if ``size`` is given.
+            x: Features ``[N, in_channels]``, or a pair of a bipartite graph, for the nodes in the
+                first and in the second row of ``edge_index``. Those of the targets, which are the
+                second by default and the first with ``flow="target_to_source"``, may be ``None`` if
+                ``size`` is given.
             edge_index: Edges ``[2, E]``, a sparse adjacency matrix, or the
                 :class:`~pyg_schnet.ops.EdgePlan` of a batch, to prepare the edges only once for
                 several layers; its destinations receive the messages, whatever the ``flow``.
             edge_weight: Distances ``[E]`` in angstrom, in the order of the edges; of a sparse
                 matrix that is the order of its values, which are taken if ``None``.
             edge_attr: Whatever else the filter wants, ``[E, ...]``.
-            size: Numbers of sources and targets of a bipartite graph.
+            size: Numbers of nodes of a bipartite graph, in the order of ``x``.
 
         Raises:
-            ValueError: If neither distances nor edge features are given, the filters do not have
-                shape ``[E, num_filters]``, or the number of targets cannot be known.
+            ValueError: If neither distances nor edge features are given, distances are negative or
+                not finite, the filters do not have shape ``[E, num_filters]``, or the number of
+                targets cannot be known or is another than that of their features.
         """
         if edge_weight is None and is_torch_sparse_tensor(edge_index):
             edge_weight = to_edge_index(edge_index)[1]
@@ -161,7 +167,7 @@ class SchNetConv(MessagePassing):
         if edge_attr is None and self.tabulates(x, edge_index):
             x = self._convolve(x, edge_index, edge_weight, size)
         else:
-            square = x.size(0) if size is None else None
+            square = x.size(-2) if size is None else None
             W = self._filters(edge_weight, edge_attr, edge_index, square)
             if isinstance(edge_index, EdgePlan):
                 size = (edge_index.num_src, edge_index.num_dst)
@@ -173,10 +179,10 @@ class SchNetConv(MessagePassing):
 
     def message(self, x_j: Tensor, W: Tensor) -> Tensor:
         """Multiplies the features of the neighbours ``[E, F]`` by the filters ``[E, F]``."""
-        if W.shape != x_j.shape:
+        if W.shape != x_j.shape[-2:]:
             raise ValueError(
                 f"the filter must give one row of {self.num_filters} values per edge, shape "
-                f"{list(x_j.shape)} (got {list(W.shape)})"
+                f"{list(x_j.shape[-2:])} (got {list(W.shape)})"
             )
         return x_j * W
 
@@ -200,7 +206,7 @@ class SchNetConv(MessagePassing):
             return False
         if self.mode == "table":
             return True
-        weight = self.lin1.weight
+        weight = self._weight
         return weight.dtype == torch.float32 and has_kernels(weight)
 
     def has_message_hooks(self) -> bool:
@@ -211,8 +217,8 @@ class SchNetConv(MessagePassing):
         self, x: Tensor, edges: Tensor | EdgePlan, edge_weight: OptTensor, size: Size
     ) -> Tensor:
         """Sum over neighbours ``[N_target, F]`` with filters from a table."""
-        self._check_distances(edge_weight)
-        weight = self.lin1.weight
+        check_edge_weight(edge_weight)
+        weight = self._weight
         if torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self._convolve(x.to(weight.dtype), edges, edge_weight, size)
@@ -248,7 +254,7 @@ class SchNetConv(MessagePassing):
                     "these are not: build a new one"
                 )
         if plan.knots is not None:
-            plan = plan.with_knots(self.knots_for(_longest(distances)), distances)
+            plan = plan.with_knots(self.knots_for(longest(distances)), distances)
         return plan
 
     def _with_knots(self, plan: EdgePlan, distances: Tensor) -> EdgePlan:
@@ -259,7 +265,7 @@ class SchNetConv(MessagePassing):
             same = plan.knots.start == knots.start and plan.knots.intervals <= knots.intervals
             if same and (plan.knots == knots or not plan.knots.vanishes):
                 return plan
-        return plan.with_knots(self.knots_for(_longest(distances)), distances)
+        return plan.with_knots(self.knots_for(longest(distances)), distances)
 
     def knots_for(self, longest: float) -> Knots:
         """Knots of the table for distances up to the longest: the frozen ones, or those needed."""
@@ -273,7 +279,7 @@ class SchNetConv(MessagePassing):
         frozen = None if torch.is_grad_enabled() or not self.is_frozen else self._frozen
         if frozen is not None and knots == frozen[0]:
             return frozen[1]
-        weight = self.lin1.weight
+        weight = self._weight
         return table_of(self.filter, knots, weight.dtype, weight.device)
 
     def freeze(self, knots: Knots | None = None) -> "SchNetConv":
@@ -289,7 +295,7 @@ class SchNetConv(MessagePassing):
             ValueError: If the filter offers no table.
         """
         knots, table = frozen_table(self.filter, knots)
-        self._frozen = (knots, table.to(self.lin1.weight), self.filter)
+        self._frozen = (knots, table.to(self._weight), self.filter)
         return self
 
     @property
@@ -332,18 +338,6 @@ class SchNetConv(MessagePassing):
             return pair
         return pair.flip(0) if isinstance(pair, Tensor) else pair[::-1]
 
-    def _check_distances(self, edge_weight: OptTensor) -> None:
-        if edge_weight is None:
-            raise ValueError(
-                "SchNetConv needs the distances 'edge_weight' [E], or an 'edge_attr' for filters "
-                "that do not take distances; pyg_schnet.RadiusGraph stores distances in the data"
-            )
-        if edge_weight.dim() != 1:
-            raise ValueError(
-                f"'edge_weight' must have shape [E] (got {list(edge_weight.shape)}); "
-                "flatten the distances"
-            )
-
     def _filters(
         self,
         edge_weight: OptTensor,
@@ -353,12 +347,12 @@ class SchNetConv(MessagePassing):
     ) -> Tensor:
         """Filters ``[E, F]``, evaluated on edges; ``num_nodes`` if the graph is not bipartite."""
         if edge_attr is None or edge_weight is not None:
-            self._check_distances(edge_weight)
+            check_edge_weight(edge_weight)
         if edge_weight is not None:
-            edge_weight = edge_weight.to(self.lin1.weight.dtype)
+            edge_weight = edge_weight.to(self._weight.dtype)
             compiling = torch.compiler.is_compiling()
-            if not (compiling or isinstance(edges, EdgePlan)) and not edge_weight.isfinite().all():
-                raise ValueError("'edge_weight' holds a distance that is not finite")
+            if not (compiling or transforming() or isinstance(edges, EdgePlan)):
+                check_range(edge_weight)
         if edge_attr is not None:
             if isinstance(self.filter, RadialFilter):
                 raise ValueError(
@@ -366,9 +360,10 @@ class SchNetConv(MessagePassing):
                     "give a 'filter' of distances and edge features"
                 )
             return self.filter(*(e for e in (edge_weight, edge_attr) if e is not None))
-        # Both directions of a pair can share a filter, unless each distance wants its gradient.
+        # Both directions of a pair can share a filter, unless each distance wants its derivative.
+        apart = edge_weight.requires_grad or transforming()
         mutual = isinstance(edges, EdgePlan) and edges.mutual
-        shared = offers_table(self.filter) and (mutual or not edge_weight.requires_grad)
+        shared = offers_table(self.filter) and (mutual or not apart)
         shared = shared and not (compiling or is_sparse(edges))
         if isinstance(edges, Tensor) and shared and num_nodes is not None:
             edges = EdgePlan.build(edges, num_nodes, edge_weight)
@@ -378,6 +373,15 @@ class SchNetConv(MessagePassing):
         return self.filter(edge_weight)
 
     def _bipartite_size(self, x: PairOptTensor, edge_index: Adj, size: Size) -> Size:
+        if x[self._neighbor] is None:
+            raise ValueError(
+                f"the features of the neighbours are missing: x[{self._neighbor}] is None"
+            )
+        for k, (given, features) in enumerate(zip(size or (None, None), x)):
+            if given is not None and features is not None and features.size(-2) != given:
+                raise ValueError(
+                    f"'size' says {given} nodes, but x[{k}] has features of {features.size(-2)}"
+                )
         if size is not None or isinstance(edge_index, EdgePlan) or is_sparse(edge_index):
             return size
         if x[1 - self._neighbor] is None:
@@ -385,11 +389,9 @@ class SchNetConv(MessagePassing):
                 "the number of targets is unknown: give features for them in 'x', or "
                 "'size=(num_sources, num_targets)'"
             )
-        return x[0].size(0), x[1].size(0)
+        return x[0].size(-2), x[1].size(-2)
 
-
-def _longest(distances: Tensor) -> float:
-    longest = float(distances.detach().max()) if distances.numel() > 0 else 0.0
-    if not longest < math.inf:
-        raise ValueError(f"distances must be finite (got {longest:g}): check the positions")
-    return longest
+    @property
+    def _weight(self) -> Tensor:
+        """A weight, for its dtype and device; also where ``lin1`` has been exchanged."""
+        return self.lin1.weight if type(self.lin1) is Linear else next(self.parameters())

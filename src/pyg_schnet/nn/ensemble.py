@@ -166,6 +166,6 @@ def _meaning(member: SchNet) -> dict[str, Any]:
         "cutoff": member.cutoff,
         "envelope": member.envelope,
         "species": member.species[1:].nonzero().flatten().add(1).tolist(),
-        "dtype": member.embedding.weight.dtype,
-        "device": member.embedding.weight.device,
+        "dtype": member.dtype,
+        "device": member.device,
     }

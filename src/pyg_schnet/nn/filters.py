@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ..ops import Knots, Samples, filter_table
+from ..ops import Knots, Samples, filter_table, transforming
 from .dense import Dense
 from .radial import CosineEnvelope, GaussianSmearing, PolynomialEnvelope, ShiftedSoftplus
 from .settings import RemembersSettings
@@ -174,7 +174,8 @@ class RadialFilter(RemembersSettings):
         if cached is None or cached[0] != key:
             with torch.no_grad():
                 cached = (key, self._compute_samples(knots, weight))
-            self._cached_samples = cached
+            if not transforming():  # whose tensors nobody may keep
+                self._cached_samples = cached
         return cached[1]
 
     def _compute_samples(self, knots: Knots, weight: Tensor) -> Samples:

@@ -235,6 +235,12 @@ def predict_by_autograd(
             moved, cell, strain = strained(pos, cell, system.batch)  # type: ignore[arg-type]
             system = system._replace(pos=moved, cell=cell)
         output, contributions, x = model._evaluate(system)
+        if output.dim() != 2 or output.size(1) != 1:
+            raise ValueError(
+                f"predict is for one target per molecule, but the readout gives "
+                f"{list(output.shape)} in place of [B, 1]: call the model itself, or put a head of "
+                "your own on model.features(data)"
+            )
         forces = stress = None
         if with_forces:
             forces = forces_from_energy(output, pos, retain_graph=with_stress)

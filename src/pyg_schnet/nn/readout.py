@@ -76,6 +76,11 @@ class AtomwiseReadout(RemembersSettings):
 
     def pool(self, h: Tensor, z: Tensor, batch: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
         """Applies the offsets to outputs of the network ``[N, 1]`` and sums or averages them."""
+        if h.size(-1) != 1:
+            raise ValueError(
+                f"the readout has one output per atom (got {list(h.shape)} of its last layer): for "
+                "several, put a head of your own on model.features(data)"
+            )
         contributions = self.offsets(h, z)
         real = (z > 0).to(contributions.device)
         contributions = contributions * real

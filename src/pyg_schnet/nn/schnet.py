@@ -13,15 +13,16 @@ from ..data.species import NUM_SPECIES
 from . import checks, edges, files, inference
 from .contacts import Contacts, Domain
 from .conv import SchNetConv
+from .described import Described
 from .filters import GaussianFilter
 from .interaction import InteractionBlock
 from .portable import InteractionGraph, Portable
 from .readout import AtomwiseReadout, DipoleReadout
-from .system import System, check_system
+from .system import CheckedSystem, System, check_system
 from .unpack import unpack
 
 
-class SchNet(Portable, nn.Module):
+class SchNet(Portable, Described):
     r"""The network of `"SchNet: A Continuous-filter Convolutional Neural Network for Modeling
     Quantum Interactions" <https://arxiv.org/abs/1706.08566>`_.
 
@@ -112,8 +113,7 @@ class SchNet(Portable, nn.Module):
                 "expected 'hidden_channels' of at least 2 and 'num_interactions' of at least 0 "
                 f"(got {hidden_channels} and {num_interactions})"
             )
-        #: Everything that rebuilds the architecture: ``SchNet(**model.config)``.
-        self.config: dict[str, Any] = {
+        self.config = {
             "hidden_channels": hidden_channels,
             "num_filters": num_filters,
             "num_interactions": num_interactions,
@@ -208,30 +208,6 @@ class SchNet(Portable, nn.Module):
         return self
 
     @property
-    def target(self) -> str:
-        """What the model predicts."""
-        return self.config["target"]
-
-    @property
-    def units(self) -> str | None:
-        """Unit of the target."""
-        return self.config["units"]
-
-    @units.setter
-    def units(self, units: str | None) -> None:
-        self.config["units"] = units
-
-    @property
-    def cutoff(self) -> float:
-        """Range of the filters in angstrom."""
-        return self.config["cutoff"]
-
-    @property
-    def envelope(self) -> str:
-        """Name of the envelope."""
-        return self.config["envelope"]
-
-    @property
     def mode(self) -> str:
         """How filters are evaluated, see :class:`SchNetConv`."""
         return self._convs[0].mode if self._convs else "auto"
@@ -289,6 +265,22 @@ class SchNet(Portable, nn.Module):
         system = System(z, pos, batch, edge_index, edge_shift, cell, pbc, batch_size)
         return self._evaluate(system)[0]
 
+    def features(self, data: Data) -> Tensor:
+        r"""Learned features of the atoms, with gradients: for heads of your own.
+
+        Args:
+            data: See :meth:`predict`, whose ``"features"`` have the same values but no gradients.
+
+        Returns:
+            ``[N, hidden_channels]``.
+
+        >>> model = SchNet(16, 16, 2, cutoff=5.0)
+        >>> water = Data(z=torch.tensor([8, 1, 1]), pos=torch.eye(3))
+        >>> head = torch.nn.Linear(16, 3)
+        >>> head(model.features(water)).sum().backward()
+        """
+        return self._features(check_system(self, unpack(self, data)))
+
     def predict(
         self,
         data: Data,
@@ -329,6 +321,8 @@ class SchNet(Portable, nn.Module):
               mean) is the target; partial charges for a dipole moment
             - ``"features"``: ``[N, F]``
 
+            None of these has gradients: those of :meth:`forward` and :meth:`features` have.
+
         Raises:
             ValueError: As :meth:`forward`, and with ``domain="raise"``.
         """
@@ -342,15 +336,19 @@ class SchNet(Portable, nn.Module):
     def _evaluate(self, system: System) -> tuple[Tensor, Tensor, Tensor]:
         """The target ``[B, 1]``, contributions of the atoms ``[N]`` and features ``[N, F]``."""
         checked = check_system(self, system)
+        x = self._features(checked)
         z, pos, batch, batch_size, *_ = checked
+        output, contributions = checks.check_read(self.readout(x, z, pos, batch, batch_size))
+        return output, contributions, x
+
+    def _features(self, checked: CheckedSystem) -> Tensor:
         edge_index, edge_weight = edges.measured(self, checked)
-        x = self.embedding(z)  # [N, F]
+        x = self.embedding(checked.z)  # [N, F]
         edge_weight = edge_weight.to(x.dtype)
         plan = edges.prepared(self, x, edge_index, edge_weight)
         for interaction in self.interactions:
             x = x + interaction(x, plan, edge_weight)
-        output, contributions = self.readout(x, z, pos, batch, batch_size)
-        return output, contributions, x
+        return x
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # Files of earlier versions do not know how close the atoms of their training data came.

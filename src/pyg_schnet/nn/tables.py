@@ -75,9 +75,9 @@ def knots_of(filter: Any, fineness: float = FINENESS) -> Knots:
     d_max = getattr(filter, "d_max", math.inf)
     return Knots.spanning(
         filter.length_scale,
-        d_max if math.isfinite(d_max) else _UNBOUNDED,
+        d_max if d_max < math.inf else _UNBOUNDED,
         start=filter.d_min,
-        vanishes=getattr(filter, "vanishes", False) and math.isfinite(d_max),
+        vanishes=getattr(filter, "vanishes", False) and d_max < math.inf,
         fineness=fineness,
     )
 

@@ -52,7 +52,7 @@ def unpack(model: "SchNet", data: Data) -> System:
         fields["edge_index"] = fields["edge_shift"] = None
     elif fields["edge_index"] is not None:
         _check_stored_edges(model, data, fields)
-    device = model.embedding.weight.device
+    device = model.device
     return System(
         **{
             name: plain(value.to(device)) if isinstance(value, Tensor) else value

@@ -1,7 +1,7 @@
 """The continuous-filter convolution as a fused operator, with filters on radial knots."""
 
 from .cfconv import cfconv
-from .dispatch import backend, has_kernels, kernels_for
+from .dispatch import backend, has_kernels, kernels_for, transforming
 from .filter_table import Samples, filter_table
 from .memory import keep_freed_memory
 from .plan import EdgePlan
@@ -20,4 +20,5 @@ __all__ = [
     "kernels_for",
     "shifted_softplus",
     "spline_table",
+    "transforming",
 ]

@@ -159,7 +159,7 @@ def save_checkpoint(
             for group in state["param_groups"]
         ],
         "fingerprints": fingerprints,
-        "dtype": str(model.embedding.weight.dtype),
+        "dtype": str(model.dtype),
     }
     _keep_earlier(directory, config.keep_last)
     save_tensors(directory / LAST, tensors, header, _KIND)
@@ -219,7 +219,7 @@ def load_checkpoint(
     # What a checkpoint of an earlier version does not state has its default in this one.
     architecture = _defaults(type(model), model.config) | header["model"]
     _compare(path, "architecture", _differences(architecture, model.config))
-    dtype = str(model.embedding.weight.dtype)
+    dtype = str(model.dtype)
     _compare(path, "dtype", _differences({"dtype": header["dtype"]}, {"dtype": dtype}))
     _compare(path, "training", config.differences(header["train"]))
     for name, saved in header["fingerprints"].items():
@@ -244,7 +244,7 @@ def load_checkpoint(
             copy.deepcopy(model).load_state_dict(best)
         states = _below(tensors, _random_name(world.rank))
         if states:
-            restore_random_state(states, model.embedding.weight.device)
+            restore_random_state(states, model.device)
         else:
             world.seed_apart(tensors[f"{_random_name(0)}cpu"])
     except LostProcessError:

@@ -57,7 +57,7 @@ class DeviceRun(Run):
         self._dataset, self._packed, self._knots = dataset, packed, knots
         size = min(self.config.batch_size, len(packed))
         self._capacities = packed.capacities(size)
-        device = self.model.embedding.weight.device
+        device = self.model.device
         self._steps = {
             capacity: Captured(partial(self._train_on, capacity), device)
             for capacity in self._capacities

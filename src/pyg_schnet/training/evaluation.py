@@ -155,7 +155,7 @@ def evaluate(
     read = label_reader(dataset, label, energy_optional=forces or stress)
     check_units(model, dataset, label)
     world = World() if world is None else world
-    if packed or (packed is None and model.embedding.weight.device.type == "cuda"):
+    if packed or (packed is None and model.device.type == "cuda"):
         try:
             if stress or world.size > 1:
                 raise UnpackableError("stress is asked for, or several processes share the work")

@@ -130,7 +130,7 @@ def fit(
         learn_domain(model, data.z, train)
         _prepare(model, data, scale, config)
         world.check_same(
-            **{"dtype": model.embedding.weight.dtype, "training data": data.fingerprint},
+            **{"dtype": model.dtype, "training data": data.fingerprint},
             **{"validation set": validation.fingerprint, "resume": resume},
             **{f"model.{name}": value for name, value in model.config.items()},
             **config.to_dict(),
@@ -179,16 +179,15 @@ def _compile_kernels(model: SchNet, config: TrainConfig) -> None:
 
     On a new machine that takes longer than the shortest budgets.
     """
-    weight = model.embedding.weight
     first = next(iter(model.interactions), None)
-    if weight.device.type != "cpu" or not isinstance(first, InteractionBlock):
+    if model.device.type != "cpu" or not isinstance(first, InteractionBlock):
         return
     if not (isinstance(first.conv, SchNetConv) and first.conv.has_table()):
         return
-    widths = weight.size(1), first.conv.lin1.weight.size(0)
+    widths = model.config["hidden_channels"], model.config["num_filters"]
     with torch.random.fork_rng(devices=[]):
         like = SchNet(*widths, 1, num_gaussians=4, cutoff=5.0, mode="table")
-    like = like.to(weight.dtype)
+    like = like.to(model.dtype)
     # Two molecules: one by itself would be evaluated by a kernel of its own.
     z, batch = torch.ones(4, dtype=torch.long), torch.tensor([0, 0, 1, 1])
     pos = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]).repeat(2, 1)
@@ -201,7 +200,7 @@ def _compile_kernels(model: SchNet, config: TrainConfig) -> None:
 
 
 def _by_default(model: SchNet) -> bool:
-    return model.embedding.weight.device.type == "cuda"
+    return model.device.type == "cuda"
 
 
 def _train(

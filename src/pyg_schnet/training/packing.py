@@ -94,7 +94,7 @@ def pack(model: SchNet, dataset: Molecules, data: Labelled, forces: bool) -> Pac
         *(z, positions, data.sizes.cpu(), data.labels.cpu()),
         torch.cat(force) if force else None,
         reach(model),
-        model.embedding.weight.device,
+        model.device,
     )
     for knots in {knots_of(layer.conv.filter) for layer in _layers(model)}:
         if knots.start > 0.0 or (not knots.vanishes and packed.longest > knots.stop):
@@ -108,7 +108,7 @@ def check_packable(model: SchNet, dataset: Molecules) -> None:
     Raises:
         UnpackableError: Saying what is in the way.
     """
-    device = model.embedding.weight.device.type
+    device = model.device.type
     if device not in ("cpu", "cuda"):
         raise UnpackableError("the model is on a device of another kind")
     if torch.is_autocast_enabled(device):

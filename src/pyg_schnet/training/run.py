@@ -335,7 +335,7 @@ class Run:
 
     @property
     def _device(self) -> torch.device:
-        return self.model.embedding.weight.device
+        return self.model.device
 
     def end(self) -> None:
         """Leaves the model with its best weights so far, each in memory of its own again."""

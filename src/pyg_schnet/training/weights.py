@@ -45,8 +45,8 @@ class FlatWeights:
             )
         decaying: list[nn.Parameter] = []
         if weight_decay > 0:
-            embedding = model.embedding.weight
-            decaying = [p for p in self.parameters if p.dim() > 1 and p is not embedding]
+            embedding = set(model.embedding.parameters())
+            decaying = [p for p in self.parameters if p.dim() > 1 and p not in embedding]
         chosen = set(decaying)
         others = [p for p in self.parameters if p not in chosen]
         parts = [part for part in ((decaying, weight_decay), (others, 0.0)) if part[0]]

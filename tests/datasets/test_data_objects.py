@@ -25,6 +25,17 @@ def test_data_objects() -> None:
     assert molecules[2].energy.item() == 2.0
 
 
+def test_atomic_numbers_of_another_kind() -> None:
+    """Short integers become those that embeddings take; numbers that are none are refused."""
+    dataset = MoleculeDataset(
+        [Data(z=torch.tensor([8, 1], dtype=torch.int32), pos=torch.eye(3)[:2])]
+    )
+    assert dataset[0].z.dtype == torch.long
+    assert dataset[0].z.tolist() == [8, 1]
+    with pytest.raises(ValueError, match=r"whole numbers|integers"):
+        MoleculeDataset([Data(z=torch.tensor([6.5, 1.0]), pos=torch.eye(3)[:2])])
+
+
 def test_data_objects_that_make_no_sense() -> None:
     first, second = random_molecule(3), random_molecule(2, seed=1)
     with pytest.raises(ValueError, match="there are no molecules"):

@@ -129,12 +129,19 @@ def test_export(batch):
     )
 
 
-def test_layer_in_a_compiled_network(batch):
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_layer_in_a_compiled_network(dynamic, batch):
+    """Graphs of several sizes; ``dynamic=True`` makes numbers symbols, such as the cutoff."""
     conv = SchNetConv(8, 8, cutoff=5.0)
     _, pos, _, edges = arguments(batch)
-    x, d = torch.randn(len(pos), 8), edge_lengths(pos, edges)
-    compiled = torch.compile(conv, fullgraph=True, backend="aot_eager")
-    assert torch.allclose(compiled(x, edges, d), conv(x, edges, d), atol=1e-5)
+    compiled = torch.compile(conv, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for atoms in (len(pos), 7):
+        some = edges[:, (edges < atoms).all(dim=0)]
+        x, d = torch.randn(atoms, 8, requires_grad=True), edge_lengths(pos[:atoms], some)
+        found, expected = compiled(x, some, d), conv(x, some, d)
+        assert torch.allclose(found, expected, atol=1e-5)
+        gradients = [torch.autograd.grad(out.square().sum(), x)[0] for out in (found, expected)]
+        assert torch.allclose(*gradients, atol=1e-4)
 
 
 def test_autocast(batch):

@@ -195,6 +195,11 @@ def test_bad_input(graph):
         conv(x, edge_index, edge_weight, torch.randn(6, 3))
     with pytest.raises(ValueError, match="'num_filters' must be a positive whole number"):
         SchNetConv(8, 16, 5.0)
+    with pytest.raises(ValueError, match=r"'out_channels' must be at least 1 \(got 0\)"):
+        SchNetConv(8, 0)
+    for cutoff in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"'cutoff' must be positive .* .got {cutoff}"):
+            SchNetConv(8, 16, cutoff=cutoff)
     for mode in ("exact", "table"):
         with pytest.raises(ValueError, match="finite"):
             SchNetConv(8, 16, mode=mode)(x, edge_index, edge_weight * float("nan"))

@@ -65,6 +65,8 @@ def _checked(molecule: Data, number: int) -> Data:
     for name in molecule.keys():  # noqa: SIM118 - iterating over Data gives pairs
         if isinstance(molecule[name], float):
             molecule[name] = torch.tensor([molecule[name]], dtype=torch.float64)
+    if molecule.z.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+        molecule.z = molecule.z.long()
     if "energy" in molecule:
         molecule.energy = torch.as_tensor(molecule.energy, dtype=torch.float64)
     vectors: list[tuple[int, ...]] = [(molecule.z.numel(), 3)]

@@ -38,7 +38,8 @@ class MoleculeDataset(InMemoryMolecules):
     and the labels asked for: ``energy`` ``[1]`` float64, ``force`` ``[N, 3]`` and ``stress``
     ``[1, 3, 3]`` float32, others under names of your choice, ``[1, ...]`` float64 or ``[N, ...]``
     float32. If any is periodic, all have ``cell`` ``[1, 3, 3]`` and ``pbc`` ``[1, 3]``, zero and
-    False where they are not. ``dataset.units`` has the unit of each.
+    False where they are not. ``dataset.units`` has the unit of each. Tensors of ``Data`` objects
+    keep the dtypes they have, but ``z``.
 
     The other constructors are :meth:`from_file`, :meth:`from_ase`, :meth:`from_arrays` and
     :meth:`from_smiles`; nothing is written to the disk.

@@ -92,6 +92,8 @@ class SchNetConv(MessagePassing):
                 f"Use decomposed_layers=1 (got {kwargs['decomposed_layers']})"
             )
         super().__init__(aggr=aggr, **kwargs)
+        if not isinstance(out_channels, int) or out_channels < 1:
+            raise ValueError(f"'out_channels' must be at least 1 (got {out_channels!r})")
         num_filters = out_channels if num_filters is None else num_filters
         if not isinstance(num_filters, int) or num_filters < 1:
             raise ValueError(f"'num_filters' must be a positive whole number (got {num_filters!r})")

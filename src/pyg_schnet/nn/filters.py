@@ -73,8 +73,7 @@ class RadialFilter(RemembersSettings):
         super().__init__()
         if envelope not in ENVELOPES:
             raise ValueError(f"'envelope' must be one of {ENVELOPES} (got '{envelope}')")
-        if not 0.0 < cutoff < math.inf:
-            raise ValueError(f"'cutoff' must be positive and finite (got {cutoff})")
+        _check_cutoff(cutoff)
         if num_filters < 1:
             raise ValueError(f"'num_filters' must be at least 1 (got {num_filters})")
         if num_activations not in (1, 2):
@@ -256,6 +255,7 @@ class GaussianFilter(RadialFilter):
         envelope: str = "cosine",
         num_activations: int = 1,
     ):
+        _check_cutoff(cutoff)  # before the basis speaks of its centres
         basis = GaussianSmearing(*(gaussian_range or (0.0, cutoff)), num_gaussians, gamma)
         super().__init__(
             num_filters, basis, cutoff, envelope=envelope, num_activations=num_activations
@@ -270,6 +270,11 @@ class GaussianFilter(RadialFilter):
 
     def _basis_repr(self) -> str:
         return f"num_gaussians={self.basis.num_gaussians}"
+
+
+def _check_cutoff(cutoff: float) -> None:
+    if not 0.0 < cutoff < math.inf:
+        raise ValueError(f"'cutoff' must be positive and finite (got {cutoff})")
 
 
 def _size_of(basis: nn.Module) -> int:

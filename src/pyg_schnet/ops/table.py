@@ -73,7 +73,7 @@ class Knots:
             ValueError: If lengths are not positive and finite, or ``stop`` is not beyond ``start``.
         """
         for name, value in (("length_scale", length_scale), ("fineness", fineness)):
-            if not (value > 0 and math.isfinite(value)):
+            if not 0 < value < math.inf:
                 raise ValueError(f"'{name}' must be positive and finite (got {value})")
         if not (0 <= start < stop < math.inf):
             raise ValueError(f"need 0 <= start < stop < inf (got start={start}, stop={stop})")

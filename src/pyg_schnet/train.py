@@ -15,7 +15,7 @@ import torch
 
 from .commands import models, plan
 from .commands.flags import Parser, UsageError, add_settings
-from .commands.record import Record
+from .commands.record import Record, withdraw
 from .commands.report import errors_on
 from .commands.settings import Setting, fields_of
 from .commands.shell import DONE, add_machine_flags, execute
@@ -125,18 +125,17 @@ def _train(args: argparse.Namespace) -> int:
     with World.current(args.threads) as world:
         device = models.device_of(args.device)
         run = _planned(args, world)
-        model, config, parts = run.model.to(device), run.record.train, run.parts
-        if world.is_main:
-            print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
-            print(f"{parts}\nEverything is kept in {run.directory}", flush=True)
-        resume = world.from_main(lambda: run.begun)
         try:
-            fit(model, parts.train, parts.val, config, run.directory, resume=resume)
+            _fit(run, device, world)
         except KeyboardInterrupt as stop:
             directory = shlex.quote(str(run.directory))
             raise KeyboardInterrupt(
                 f"stopped; to go on:\n  python -m pyg_schnet.train --resume --directory {directory}"
             ) from stop
+        except Exception:
+            if world.is_main and not args.resume:
+                withdraw(run.directory)
+            raise
         tested = _test(run, world)
         if world.is_main:
             print(f"{tested}\n\nThe model is {run.directory / BEST}")
@@ -151,7 +150,7 @@ def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
             if world.is_main:
                 run = plan.resumed(args) if args.resume else plan.new(args)
                 with locked(run.directory):
-                    run.record.save(run.directory)
+                    run.save(with_split=not args.resume)
     except RuntimeError as error:
         if world.is_main:
             raise
@@ -166,6 +165,16 @@ def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
         return run or plan.planned(record, directory, saved=False)
 
 
+def _fit(run: plan.Plan, device: torch.device, world: World) -> None:
+    """Trains, and says before on what."""
+    model, parts = run.model.to(device), run.parts
+    if world.is_main:
+        print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
+        print(f"{parts}\nEverything is kept in {run.directory}", flush=True)
+    resume = world.from_main(lambda: run.begun)
+    fit(model, parts.train, parts.val, run.record.train, run.directory, resume=resume)
+
+
 def _test(run: plan.Plan, world: World) -> str:
     """Keeps the errors on the test sets, seen here for the first time, and gives their tables."""
     model, config = run.model, run.record.train
@@ -174,7 +183,7 @@ def _test(run: plan.Plan, world: World) -> str:
         errors = errors_on(
             *(model, test, config.label, config.eval_batch_size),
             train=run.parts.train,
-            forces=run.has_forces and model.target == "energy",
+            forces=run.source.has_forces and model.target == "energy",
             stress=config.with_stress,
             world=world,
             progress=True,

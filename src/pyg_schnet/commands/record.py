@@ -12,6 +12,8 @@ import torch
 
 from ..storage import CorruptFileError, write_atomically
 from ..training import TrainConfig
+from ..training.checkpoint import LAST
+from ..training.lock import LOCK, locked
 from .flags import UsageError, meant
 from .sources import DataSettings
 
@@ -64,6 +66,27 @@ class Record:
         sections["data"] = make(DataSettings, sections["data"], path)
         sections["train"] = make(TrainConfig, sections["train"], path)
         return cls(**sections)
+
+
+def withdraw(directory: Path) -> None:
+    """Removes what a new run has written if it did not get to its first checkpoint.
+
+    Otherwise the directory would count as a run, and be refused to the same command, corrected.
+    """
+    if not directory.is_dir():
+        return
+    try:
+        with locked(directory):
+            if (directory / LAST).exists():
+                return
+            for pattern in (NAME, "split*.json", "config.json", "*.part"):
+                for path in directory.glob(pattern):
+                    path.unlink()
+    except BlockingIOError:  # it is the run of another process
+        return
+    (directory / LOCK).unlink(missing_ok=True)
+    if not any(directory.iterdir()) and directory.resolve() != Path.cwd():
+        directory.rmdir()
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

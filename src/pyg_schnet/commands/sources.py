@@ -88,6 +88,12 @@ class Source:
         """Whether the molecules have forces."""
         return self.pool[0].get("force") is not None
 
+    @property
+    def is_periodic(self) -> bool:
+        """Whether any of the molecules is periodic."""
+        pbc = self.pool._data.get("pbc")
+        return pbc is not None and bool(pbc.any())
+
     def head(self, label: str | int) -> dict[str, Any]:
         """Arguments of a model that predicts a label: sum or mean over atoms, and its name."""
         is_qm9 = isinstance(self.pool, QM9Properties)

@@ -20,11 +20,11 @@ from .commands.report import errors_on
 from .commands.settings import Setting, fields_of
 from .commands.shell import DONE, add_machine_flags, execute
 from .commands.sources import DataSettings
+from .nn.files import BEST
 from .storage import write_atomically
 from .training import TrainConfig, fit
 from .training.distributed import World
 from .training.lock import locked
-from .training.saved import BEST
 
 _EXAMPLES = """\
 examples:
@@ -170,6 +170,7 @@ def _fit(run: plan.Plan, device: torch.device, world: World) -> None:
     model, parts = run.model.to(device), run.parts
     if world.is_main:
         print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
+        print(run.source.described_units(run.record.train.label))
         print(f"{parts}\nEverything is kept in {run.directory}", flush=True)
     resume = world.from_main(lambda: run.begun)
     fit(model, parts.train, parts.val, run.record.train, run.directory, resume=resume)

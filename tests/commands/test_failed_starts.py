@@ -17,7 +17,7 @@ def crystals(call) -> str:
     """A file of ten, without stress."""
     random, frames = np.random.default_rng(0), []
     for _ in range(10):
-        positions = [[0, 0, 0], [1.5, 1.5, 1.5]] + random.normal(0, 0.1, (2, 3))
+        positions = np.array([[0, 0, 0], [1.5, 1.5, 1.5]]) + random.normal(0, 0.1, (2, 3))
         atoms = Atoms("CO", positions, cell=[3, 3, 3], pbc=True)
         forces = random.normal(0, 1, (2, 3))
         atoms.calc = SinglePointCalculator(atoms, energy=random.normal(), forces=forces)

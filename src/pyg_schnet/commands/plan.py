@@ -106,6 +106,7 @@ def new(args: argparse.Namespace) -> Plan:
         wanted["offsets"] = "fit" if _is_neutral(start) else "keep"
     config = _training_settings(args, wanted, base, source)
     optional = config.energy_weight == 0
+    source.check_label(config.label)
     label_reader(source.pool, config.label, energy_optional=optional)
 
     # 3.

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 
 from .commands import models, plan
 from .commands.flags import Parser, UsageError, add_settings
-from .commands.record import Record, withdraw
+from .commands.record import Record, withdrawn_unless_begun
 from .commands.report import errors_on
 from .commands.settings import Setting, fields_of
 from .commands.shell import DONE, add_machine_flags, execute
@@ -125,17 +126,15 @@ def _train(args: argparse.Namespace) -> int:
     with World.current(args.threads) as world:
         device = models.device_of(args.device)
         run = _planned(args, world)
+        fresh = world.is_main and not args.resume
         try:
-            _fit(run, device, world)
+            with withdrawn_unless_begun(run.directory) if fresh else nullcontext():
+                _fit(run, device, world, with_split=fresh)
         except KeyboardInterrupt as stop:
             directory = shlex.quote(str(run.directory))
             raise KeyboardInterrupt(
                 f"stopped; to go on:\n  python -m pyg_schnet.train --resume --directory {directory}"
             ) from stop
-        except Exception:
-            if world.is_main and not args.resume:
-                withdraw(run.directory)
-            raise
         tested = _test(run, world)
         if world.is_main:
             print(f"{tested}\n\nThe model is {run.directory / BEST}")
@@ -143,14 +142,12 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
-    """The run, read and written down by one process, and repeated by the others."""
+    """The run, read by one process, and repeated by the others."""
     run: plan.Plan | None = None
     try:
         with world.main_first():
             if world.is_main:
                 run = plan.resumed(args) if args.resume else plan.new(args)
-                with locked(run.directory):
-                    run.save(with_split=not args.resume)
     except RuntimeError as error:
         if world.is_main:
             raise
@@ -165,14 +162,20 @@ def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
         return run or plan.planned(record, directory, saved=False)
 
 
-def _fit(run: plan.Plan, device: torch.device, world: World) -> None:
-    """Trains, and says before on what."""
+def _fit(run: plan.Plan, device: torch.device, world: World, *, with_split: bool) -> None:
+    """Trains, and before writes down and says on what."""
     model, parts = run.model.to(device), run.parts
+
+    def save() -> bool:
+        with locked(run.directory):
+            run.save(with_split=with_split)
+        return run.begun
+
+    resume = world.from_main(save)
     if world.is_main:
         print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
         print(run.source.described_units(run.record.train.label))
         print(f"{parts}\nEverything is kept in {run.directory}", flush=True)
-    resume = world.from_main(lambda: run.begun)
     fit(model, parts.train, parts.val, run.record.train, run.directory, resume=resume)
 
 

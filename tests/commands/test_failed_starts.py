@@ -55,24 +55,27 @@ def test_what_is_to_be_learnt_is_there(call, name):
     assert not Path("r").exists()
 
 
-def test_a_failed_start_does_not_block_its_directory(call, monkeypatch):
+def test_a_failed_start_does_not_block_its_directory(call):
     """Whatever fails: here the validation set turns out to have no labels."""
     sample = {"z": [1, 1], "R": np.linspace(0, 1, 60).reshape(10, 2, 3), "e_unit": "eV"}
     np.savez("in.npz", **sample, E=[1.0] + [np.nan] * 9)
     command = ("train", "--data", "in.npz", *TINY, "--max-steps", "1")
     seed = ("--split-seed", "2")  # by which the label is in the training set
     Path("mine").mkdir()
-    Path("mine/notes.txt").write_text("to keep")
+    Path("mine/splits.json").write_text("to keep")
     for directory in ("r/c", "mine"):
         outcome = call(*command, *seed, "--directory", directory)
         assert outcome.code == 2
         assert "error: the validation set has no label 'energy'" in outcome.err
     assert not Path("r/c").exists()
-    assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
+    left = {path.name for path in Path("mine").iterdir()}
+    assert left - {".lock"} == {"splits.json"}
     np.savez("in.npz", **sample, E=np.arange(10.0))
     outcome = call(*command, "--directory", "mine")
     assert outcome.code == 0, outcome.err
-    assert {"run.json", "split.json", "notes.txt"} <= {path.name for path in Path("mine").iterdir()}
+    assert {"run.json", "split.json", "splits.json"} <= {
+        path.name for path in Path("mine").iterdir()
+    }
 
 
 def test_a_run_that_has_begun_stays(call, monkeypatch):

@@ -35,8 +35,8 @@ def test_labels_under_other_names(call, made, others):
         assert outcome.code == 2
         assert outcome.err == (
             "error: 'ref.xyz' has no label under the usual names (it has in info ['REF_energy'] "
-            "and in arrays ['REF_forces']): name the energies, and forces if there are any, such as "
-            "by --energy-key REF_energy --force-key REF_forces (in Python by labels=)\n"
+            "and in arrays ['REF_forces']): name the energies, and forces if there are any, such "
+            "as by --energy-key REF_energy --force-key REF_forces (in Python by labels=)\n"
         )
     keys = ("--energy-key", "REF_energy", "--force-key", "REF_forces")
     outcome = call("train", "--data", others, *keys, *TINY, "--max-steps", "1")
@@ -69,18 +69,20 @@ def test_units_are_said(call, made):
     train = ("train", "--data", labelled(), *TINY, "--max-steps", "1")
     as_ase = "(in the file eV, as ASE has it; if that is wrong, name its unit by --file-units)\n"
     outcome = call(*train, "--directory", "one")
-    assert f"\n'energy' is in eV {as_ase}" in outcome.out
+    assert f"\nLabels are in eV and angstrom {as_ase}" in outcome.out
     # Also where they are converted, to the unit of the model.
     outcome = call(*train, "--units", "kcal/mol", "--directory", "two")
-    assert f"\n'energy' is in kcal/mol {as_ase}" in outcome.out
+    assert f"\nLabels are in kcal/mol and angstrom {as_ase}" in outcome.out
     for arguments in (("two",), ("two", "--data", "in.xyz")):
-        assert call("evaluate", *arguments).out.startswith(f"'energy' is in kcal/mol {as_ase}")
+        assert call("evaluate", *arguments).out.startswith(
+            f"Labels are in kcal/mol and angstrom {as_ase}"
+        )
     outcome = call("evaluate", "two", "--data", "in.xyz", "--file-units", "Hartree")
     assert outcome.out.startswith(
-        "'energy' is in kcal/mol (in the file Hartree, by --file-units)\n"
+        "Labels are in kcal/mol and angstrom (in the file Hartree, by --file-units)\n"
     )
     outcome = call("evaluate", made)
-    assert outcome.out.startswith("'energy' is in kcal/mol\n")
+    assert outcome.out.startswith("Labels are in kcal/mol and angstrom\n")
     for command in ("train", "evaluate"):
         text = " ".join(call(command, "--help").out.split())
         assert "(usual: what an .npz says in e_unit; eV for what ASE reads)" in text

@@ -3,7 +3,8 @@ r"""What a run was asked to do, in ``run.json`` beside its results."""
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -68,25 +69,36 @@ class Record:
         return cls(**sections)
 
 
-def withdraw(directory: Path) -> None:
-    """Removes what a new run has written if it did not get to its first checkpoint.
+@contextmanager
+def withdrawn_unless_begun(directory: Path) -> Iterator[None]:
+    """Removes what a new run has written if it fails before its first checkpoint.
 
-    Otherwise the directory would count as a run, and be refused to the same command, corrected.
+    Otherwise the directory would count as a run, and be refused to the same command, corrected. A
+    run that is interrupted or killed so early stays, and can be resumed.
     """
-    if not directory.is_dir():
-        return
+    before = set(directory.iterdir()) if directory.is_dir() else None
+    try:
+        yield
+    except Exception:
+        if directory.is_dir():
+            _withdraw(directory, before)
+        raise
+
+
+def _withdraw(directory: Path, before: set[Path] | None) -> None:
     try:
         with locked(directory):
             if (directory / LAST).exists():
                 return
             for pattern in (NAME, "split*.json", "config.json", "*.part"):
-                for path in directory.glob(pattern):
+                for path in set(directory.glob(pattern)) - (before or set()):
                     path.unlink()
     except BlockingIOError:  # it is the run of another process
         return
-    (directory / LOCK).unlink(missing_ok=True)
-    if not any(directory.iterdir()) and directory.resolve() != Path.cwd():
-        directory.rmdir()
+    if before is None:
+        (directory / LOCK).unlink(missing_ok=True)
+        if not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -108,8 +108,11 @@ class Source:
     def described_units(self, label: str | int) -> str:
         """The unit of a label, and how it is known, in one line."""
         unit = label_units(self.pool, label)
-        line = f"'{label}' is in {unit}" if unit else f"The unit of '{label}' is not known"
-        return f"{line}{self.file_units}" if is_energy(label) else line
+        if unit is None:
+            return f"The unit of '{label}' is not known"
+        if not is_energy(label):
+            return f"Labels are in {unit}"
+        return f"Labels are in {unit} and angstrom{self.file_units}"
 
     def check_label(self, label: str | int) -> None:
         """Looks whether a file has energies or forces, where these are wanted, as they are named.

@@ -319,7 +319,7 @@ def frames_by_ase(path: Path) -> Generator["Atoms", None, None]:
             f"reading '{path}' needs the package ase: pip install pyg-schnet[ase]"
         ) from error
     frames: Iterable[Atoms]
-    kind, read = None, 0
+    read = 0
     try:
         kind = filetype(str(path))
         if kind == "db":
@@ -334,7 +334,7 @@ def frames_by_ase(path: Path) -> Generator["Atoms", None, None]:
             yield atoms
             read += 1
     except Exception as error:  # every format of ASE fails in its own way
-        where = locate(path, read) if kind in ("xyz", "extxyz") else ""
+        where = locate(path, read) if path.suffix.lower() in (".xyz", ".extxyz") else ""
         raise ValueError(
             f"ASE cannot read it{f', {where}' if where else ''} ({type(error).__name__}: {error})"
         ) from error

@@ -123,6 +123,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         )
         print(f"{'' if not result else chr(10)}Errors on {errors.molecules:,} molecules ({name})")
         print(errors.table())
+        if errors.remark:
+            print(errors.remark)
         result[name] = errors.to_dict()
     if args.json is not None:
         content = {"model": str(args.path), "label": question.label, "sets": result}
@@ -159,7 +161,9 @@ def _of_run(args: argparse.Namespace, places: dict[str, Any]) -> _Question:
             raise UsageError("the run left no molecules to test with: name others by --data")
     elif part != "all":
         sets = {part: sets[part]}
-    return _Question(sets, config.label if args.label is None else args.label, parts.train)
+    label = config.label if args.label is None else args.label
+    print(source.described_units(label))
+    return _Question(sets, label, parts.train)
 
 
 def _of_others(args: argparse.Namespace, flags: dict[str, Any], model: SchNet) -> _Question:
@@ -175,6 +179,8 @@ def _of_others(args: argparse.Namespace, flags: dict[str, Any], model: SchNet) -
         unit = {}
     source = sources.load(make(DataSettings, {**flags, **unit}, "flags"), args.label)
     label = source.label if args.label is None else args.label
+    source.check_label(label)
+    print(source.described_units(label))
     if source.tests:
         return _Question(dict(source.tests), label)
     if flags["data"].partition(":")[0] in ("qm9", "qm9-sample", "md17", "rmd17"):

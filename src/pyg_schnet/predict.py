@@ -3,6 +3,7 @@ r"""Energies and forces of molecules: ``python -m pyg_schnet.predict MODEL in.xy
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -103,6 +104,7 @@ def _predict(args: argparse.Namespace) -> int:
     suffix = TABLE if args.out is None else check_suffix(args.out, (TABLE, ARRAYS, *FRAMES))
     if args.forces and suffix == TABLE:
         raise UsageError("a table has no place for forces: write .npz or .extxyz by -o")
+    _check_apart(args.input, args.out)
     model = load_model(args.path, models.device_of(args.device)).freeze()
     if args.forces and model.target != "energy":
         raise UsageError(f"--forces: the model predicts '{model.target}', which has none")
@@ -131,6 +133,16 @@ def _predict(args: argparse.Namespace) -> int:
         print(f"{len(failures.reasons):,} molecules were skipped", file=sys.stderr)
         return SKIPPED
     return DONE
+
+
+def _check_apart(source: str, out: str | None) -> None:
+    """Refuses to write over what is read, whatever names and links lead there."""
+    if out is None or not (Path(source).exists() and Path(out).exists()):
+        return
+    if Path(source).samefile(out):
+        raise UsageError(
+            f"'{out}' is INPUT itself, which would be overwritten: name another file by -o"
+        )
 
 
 def _coordinates(args: argparse.Namespace, target: str) -> Coordinates:

@@ -8,6 +8,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +16,16 @@ import torch
 
 from .commands import models, plan
 from .commands.flags import Parser, UsageError, add_settings
-from .commands.record import Record
+from .commands.record import Record, withdrawn_unless_begun
 from .commands.report import errors_on
 from .commands.settings import Setting, fields_of
 from .commands.shell import DONE, add_machine_flags, execute
 from .commands.sources import DataSettings
+from .nn.files import BEST
 from .storage import write_atomically
 from .training import TrainConfig, fit
 from .training.distributed import World
 from .training.lock import locked
-from .training.saved import BEST
 
 _EXAMPLES = """\
 examples:
@@ -125,13 +126,10 @@ def _train(args: argparse.Namespace) -> int:
     with World.current(args.threads) as world:
         device = models.device_of(args.device)
         run = _planned(args, world)
-        model, config, parts = run.model.to(device), run.record.train, run.parts
-        if world.is_main:
-            print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
-            print(f"{parts}\nEverything is kept in {run.directory}", flush=True)
-        resume = world.from_main(lambda: run.begun)
+        fresh = world.is_main and not args.resume
         try:
-            fit(model, parts.train, parts.val, config, run.directory, resume=resume)
+            with withdrawn_unless_begun(run.directory) if fresh else nullcontext():
+                _fit(run, device, world, with_split=fresh)
         except KeyboardInterrupt as stop:
             directory = shlex.quote(str(run.directory))
             raise KeyboardInterrupt(
@@ -144,14 +142,12 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
-    """The run, read and written down by one process, and repeated by the others."""
+    """The run, read by one process, and repeated by the others."""
     run: plan.Plan | None = None
     try:
         with world.main_first():
             if world.is_main:
                 run = plan.resumed(args) if args.resume else plan.new(args)
-                with locked(run.directory):
-                    run.record.save(run.directory)
     except RuntimeError as error:
         if world.is_main:
             raise
@@ -166,6 +162,23 @@ def _planned(args: argparse.Namespace, world: World) -> plan.Plan:
         return run or plan.planned(record, directory, saved=False)
 
 
+def _fit(run: plan.Plan, device: torch.device, world: World, *, with_split: bool) -> None:
+    """Trains, and before writes down and says on what."""
+    model, parts = run.model.to(device), run.parts
+
+    def save() -> bool:
+        with locked(run.directory):
+            run.save(with_split=with_split)
+        return run.begun
+
+    resume = world.from_main(save)
+    if world.is_main:
+        print(f"{model} with {sum(p.numel() for p in model.parameters()):,} parameters")
+        print(run.source.described_units(run.record.train.label))
+        print(f"{parts}\nEverything is kept in {run.directory}", flush=True)
+    fit(model, parts.train, parts.val, run.record.train, run.directory, resume=resume)
+
+
 def _test(run: plan.Plan, world: World) -> str:
     """Keeps the errors on the test sets, seen here for the first time, and gives their tables."""
     model, config = run.model, run.record.train
@@ -174,7 +187,7 @@ def _test(run: plan.Plan, world: World) -> str:
         errors = errors_on(
             *(model, test, config.label, config.eval_batch_size),
             train=run.parts.train,
-            forces=run.has_forces and model.target == "energy",
+            forces=run.source.has_forces and model.target == "energy",
             stress=config.with_stress,
             world=world,
             progress=True,

@@ -113,3 +113,21 @@ def test_headers_of_another_kind(header, tmp_path):
     save_tensors(tmp_path / "some.safetensors", {"a": torch.zeros(1)}, header, KIND)
     with pytest.raises(CorruptFileError, match="its header is a"):
         SchNet.load(tmp_path / "some.safetensors")
+
+
+def test_the_directory_of_a_run(tmp_path):
+    model, data = small_model(), random_molecule(6)
+    with pytest.raises(
+        FileNotFoundError, match=r"is no directory of a run.* no 'best.safetensors'"
+    ):
+        SchNet.load(tmp_path)
+    model.save(tmp_path / "best.safetensors")
+    for path in (tmp_path, str(tmp_path)):
+        assert torch.equal(SchNet.load(path).predict(data)["energy"], model.predict(data)["energy"])
+    (tmp_path / "best.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(CorruptFileError, match=r"best.safetensors' is damaged"):
+        SchNet.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no file 'runs/x'"):
+        SchNet.load("runs/x")
+    with pytest.raises(ValueError, match=r"no trained model .*; SchNet.load\('.*'\) loads a model"):
+        SchNet.from_pretrained(str(tmp_path))

@@ -1,6 +1,7 @@
 r"""What ``train`` is asked to do, found out before anything is trained."""
 
 import argparse
+import math
 import re
 import warnings
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import torch
 from ..data.units import convert
 from ..nn import SchNet
 from ..nn.readout import AtomwiseReadout
+from ..nn.system import reach
 from ..training import Labelled, TrainConfig
 from ..training.checkpoint import LAST, load_averaged
 from ..training.labels import label_reader, label_units
@@ -41,19 +43,26 @@ class Plan:
         record: Its settings.
         parts: Its molecules.
         model: Its model.
-        has_forces: Whether the molecules have forces.
+        source: Where its molecules are from.
     """
 
     directory: Path
     record: Record
     parts: Parts
     model: SchNet
-    has_forces: bool
+    source: Source
 
     @property
     def begun(self) -> bool:
         """Whether there is a checkpoint; a run can have ended before its first one."""
         return (self.directory / LAST).exists()
+
+    def save(self, *, with_split: bool) -> None:
+        """Writes down the settings, and who is trained on, which a run that goes on has kept."""
+        if with_split:
+            seed = self.record.train.seed
+            split(self.source, self.record.data, seed, self.directory, saved=False)
+        self.record.save(self.directory)
 
 
 def new(args: argparse.Namespace) -> Plan:
@@ -63,6 +72,8 @@ def new(args: argparse.Namespace) -> Plan:
     2. Settings of training: flags go before those of ``--config``, or of the preset.
     3. The model is made, or loaded and compared with what is asked for.
     4. The molecules are split.
+
+    Nothing is written: what is wrong shows before.
 
     Raises:
         UsageError: If flags contradict each other, or the data.
@@ -95,7 +106,8 @@ def new(args: argparse.Namespace) -> Plan:
         wanted["offsets"] = "fit" if _is_neutral(start) else "keep"
     config = _training_settings(args, wanted, base, source)
     optional = config.energy_weight == 0
-    label_reader(source.pool, config.label, energy_optional=optional)  # before anything is written
+    source.check_label(config.label)
+    label_reader(source.pool, config.label, energy_optional=optional)
 
     # 3.
     torch.manual_seed(config.seed)
@@ -106,10 +118,11 @@ def new(args: argparse.Namespace) -> Plan:
         _check_start(model, args, config, source)
         _drop_offsets(model, config)
     model.mode = given(args, "model").get("mode", model.mode)
+    _check_data(source, config, model, args)
 
     # 4.
     directory = directory or _free(Path("runs") / f"{source.name}-{config.label}")
-    parts = split(source, data, config.seed, directory, saved=False)
+    parts = split(source, data, config.seed, None, saved=False)
     known = Labelled.read(parts.train, config.label, "training", required=not optional)
     if start is not None:
         _check_offsets(model, known, config)
@@ -122,7 +135,7 @@ def new(args: argparse.Namespace) -> Plan:
         parts=parts.sizes,
         fingerprint=known.fingerprint,
     )
-    return Plan(directory, record, parts, model, source.has_forces)
+    return Plan(directory, record, parts, model, source)
 
 
 def resumed(args: argparse.Namespace) -> Plan:
@@ -173,7 +186,7 @@ def planned(run: Record, directory: Path, *, saved: bool) -> Plan:
         model = load_model(run.init)
         _drop_offsets(model, config)
     model.mode = run.mode
-    return Plan(directory, run, parts, model, source.has_forces)
+    return Plan(directory, run, parts, model, source)
 
 
 def _data_settings(args: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,6 +268,28 @@ def _check_start(
     if model.target != target:
         raise UsageError(
             f"'{args.init}' predicts '{model.target}', but the label is '{config.label}'"
+        )
+
+
+def _check_data(
+    source: Source, config: TrainConfig, model: SchNet, args: argparse.Namespace
+) -> None:
+    """Checks that the data have what is to be learnt, in a form that the model understands."""
+    first = source.pool[0]
+    for name, wanted in (("force", config.with_forces), ("stress", config.with_stress)):
+        if wanted and first.get(name) is None:
+            weight = getattr(config, f"{name}_weight")
+            raise UsageError(f"--{name}-weight {weight:g}: '{source.name}' has no '{name}'")
+    if source.is_periodic and reach(model) == math.inf:
+        whose = "the model" if args.init is None else f"'{args.init}'"
+        remedy = "add --model default --cutoff 5"
+        if args.init is not None:
+            remedy = "begin with a model that has one"
+        elif args.config is not None:
+            remedy = "add --envelope cosine --cutoff 5"
+        raise UsageError(
+            f"'{source.name}' is periodic, and {whose} has no cutoff (its envelope is 'none'), so "
+            f"that every atom would have infinitely many neighbours: {remedy}"
         )
 
 

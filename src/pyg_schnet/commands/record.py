@@ -3,7 +3,8 @@ r"""What a run was asked to do, in ``run.json`` beside its results."""
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 
 from ..storage import CorruptFileError, write_atomically
 from ..training import TrainConfig
+from ..training.checkpoint import LAST
+from ..training.lock import LOCK, locked
 from .flags import UsageError, meant
 from .sources import DataSettings
 
@@ -64,6 +67,38 @@ class Record:
         sections["data"] = make(DataSettings, sections["data"], path)
         sections["train"] = make(TrainConfig, sections["train"], path)
         return cls(**sections)
+
+
+@contextmanager
+def withdrawn_unless_begun(directory: Path) -> Iterator[None]:
+    """Removes what a new run has written if it fails before its first checkpoint.
+
+    Otherwise the directory would count as a run, and be refused to the same command, corrected. A
+    run that is interrupted or killed so early stays, and can be resumed.
+    """
+    before = set(directory.iterdir()) if directory.is_dir() else None
+    try:
+        yield
+    except Exception:
+        if directory.is_dir():
+            _withdraw(directory, before)
+        raise
+
+
+def _withdraw(directory: Path, before: set[Path] | None) -> None:
+    try:
+        with locked(directory):
+            if (directory / LAST).exists():
+                return
+            for pattern in (NAME, "split*.json", "config.json", "*.part"):
+                for path in set(directory.glob(pattern)) - (before or set()):
+                    path.unlink()
+    except BlockingIOError:  # it is the run of another process
+        return
+    if before is None:
+        (directory / LOCK).unlink(missing_ok=True)
+        if not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from ..training import Evaluation, Labelled, evaluate
 from ..training.distributed import World
 from ..training.loss import force_labels, stress_labels
 
+# Standard deviations of the errors, beyond which their mean is not by chance.
+_SHIFTED = 5.0
 MODEL, MEAN, LINEAR = "SchNet", "mean predictor", "atom references"
 
 
@@ -29,12 +31,14 @@ class Errors:
         units: Unit of the label, if it is known.
         rows: By predictor and quantity (the label, ``"forces"``, ``"stress"``), ``mae`` and
             ``rmse``. There is no label among these where it is not known, see :func:`errors_on`.
+        remark: What is strange about the errors of the model, for people; empty if nothing is.
     """
 
     label: str
     molecules: int
     units: str | None
     rows: Mapping[str, Mapping[str, Mapping[str, float]]]
+    remark: str = ""
 
     def unit_of(self, quantity: str) -> str | None:
         """Unit of a quantity."""
@@ -131,7 +135,26 @@ def errors_on(
         }
         for name, it in predictors.items()
     }
-    return Errors(str(label), len(test), units or model.units, rows)
+    units = units or model.units
+    remark = ""
+    if with_label and model.target == "energy":
+        remark = _remark_on_shift(factor * result.errors, units)
+    return Errors(str(label), len(test), units, rows, remark)
+
+
+def _remark_on_shift(errors: Tensor, units: str | None) -> str:
+    """Says so where all energies are off by nearly the same, which is nothing to be learnt."""
+    if len(errors) < 2:
+        return ""
+    mean, spread = errors.mean().item(), errors.std().item()
+    if abs(mean) <= _SHIFTED * spread:
+        return ""
+    unit = f" {units}" if units else ""
+    return (
+        f"All energies are off by nearly the same: predictions minus labels are {mean:.5g}{unit} "
+        f"on average, with a standard deviation of {spread:.3g}{unit}. The labels may be of "
+        "another level of theory than those of the training set, or have other reference energies"
+    )
 
 
 def _baselines(

@@ -1,13 +1,18 @@
 r"""The molecules of ``--data``: published sets, samples that come with the package, own files."""
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.ase import keys_of
 from ..datasets import ISO17, MD17, QM9, MD17Sample, MoleculeDataset, QM9Sample
 from ..datasets.molecules import InMemoryMolecules
+from ..datasets.npz import open_npz
+from ..datasets.own import frames_by_ase
 from ..datasets.qm9_properties import QM9Properties
+from ..training.labels import label_units
 from .flags import UsageError, meant, one_of
 
 # Means over atoms, not sums; the latter three are rotational constants in QM9 only.
@@ -24,11 +29,13 @@ class DataSettings:
 
     Attributes:
         data: What to read: qm9, qm9-sample, md17:NAME (such as md17:ethanol), rmd17:NAME (revised
-            labels), md17-sample:NAME (ethanol or aspirin, in the package), iso17, or a file: .npz
-            arrays, or what ASE reads, such as .xyz, .extxyz and .db.
+            labels), md17-sample:NAME (ethanol or aspirin, in the package, with the revised labels
+            of rmd17), iso17, or a file: .npz arrays, or what ASE reads, such as .xyz, .extxyz and
+            .db.
         root: Folder of the published sets, downloaded there if they are missing.
         units: Unit of energy to convert the labels to, such as kcal/mol; forces follow.
-        file_units: Unit of the energies in a file that does not say it (.npz without e_unit).
+        file_units: Unit of the energies in a file, forces are in that per angstrom (usual: what an
+            .npz says in e_unit; eV for what ASE reads).
         energy_key: Name of the energies in a file. Where one of the three keys is given, only what
             they name is read.
         force_key: Name of the forces in a file.
@@ -73,6 +80,8 @@ class Source:
         val: Molecules to validate with, if they come separately.
         tests: Molecules to test with by name, if they come separately.
         label: What to learn, usually.
+        file: The file they are from, if it is the user's own.
+        file_units: Why the labels in it are taken to be in the unit that they are, if it is.
     """
 
     name: str
@@ -82,11 +91,38 @@ class Source:
     val: InMemoryMolecules | None = None
     tests: Mapping[str, InMemoryMolecules] = field(default_factory=dict)
     label: str = "energy"
+    file: Path | None = None
+    file_units: str = ""
 
     @property
     def has_forces(self) -> bool:
         """Whether the molecules have forces."""
         return self.pool[0].get("force") is not None
+
+    @property
+    def is_periodic(self) -> bool:
+        """Whether any of the molecules is periodic."""
+        pbc = self.pool._data.get("pbc")
+        return pbc is not None and bool(pbc.any())
+
+    def described_units(self, label: str | int) -> str:
+        """The unit of a label, and how it is known, in one line."""
+        unit = label_units(self.pool, label)
+        if unit is None:
+            return f"The unit of '{label}' is not known"
+        if not is_energy(label):
+            return f"Labels are in {unit}"
+        return f"Labels are in {unit} and angstrom{self.file_units}"
+
+    def check_label(self, label: str | int) -> None:
+        """Looks whether a file has energies or forces, where these are wanted, as they are named.
+
+        Raises:
+            UsageError: If it has neither; lists the names that there are.
+        """
+        has_some = self.has_forces or self.pool[0].get("energy") is not None
+        if self.file is not None and label == "energy" and not has_some:
+            raise UsageError(_other_keys(self.file))
 
     def head(self, label: str | int) -> dict[str, Any]:
         """Arguments of a model that predicts a label: sum or mean over atoms, and its name."""
@@ -214,9 +250,42 @@ def _own(settings: DataSettings, label: str | int | None) -> Source:
             raise UsageError(
                 f"'{path}' does not say its unit of energy: name it by --file-units"
             ) from error
+        unnamed = ("nothing here is in a unit of energy", "'units' has 'energy'")
+        if not labels and any(text in str(error) for text in unnamed):
+            raise UsageError(_other_keys(path)) from error
         raise
     size = len(pool)
-    return Source(path.stem, pool, max(1, int(0.8 * size)), max(1, int(0.1 * size)))
+    numbers = max(1, int(0.8 * size)), max(1, int(0.1 * size))
+    return Source(path.stem, pool, *numbers, file=path, file_units=_reason(settings))
+
+
+def _reason(settings: DataSettings) -> str:
+    """Why the labels of a file are taken to be in the unit that they are."""
+    if settings.file_units is not None:
+        return f" (in the file {settings.file_units}, by --file-units)"
+    if Path(settings.data).suffix == ".npz":
+        return ""
+    return " (in the file eV, as ASE has it; if that is wrong, name its unit by --file-units)"
+
+
+def _other_keys(path: Path) -> str:
+    """What to do with a file that has no labels under their usual names."""
+    if path.suffix == ".npz":
+        with open_npz(path) as arrays:
+            stores = {"arrays": sorted(arrays)}
+    else:
+        with closing(frames_by_ase(path)) as frames:
+            stores = keys_of(next(frames))
+    names = [name for keys in stores.values() for name in keys]
+    flags = [
+        f"{flag} {next((name for name in names if what in name.lower()), what.upper())}"
+        for flag, what in (("--energy-key", "energy"), ("--force-key", "force"))
+    ]
+    there = " and ".join(f"in {store} {keys or 'nothing'}" for store, keys in stores.items())
+    return (
+        f"'{path}' has no label under the usual names (it has {there}): name the energies, and "
+        f"forces if there are any, such as by {' '.join(flags)} (in Python by labels=)"
+    )
 
 
 _Reader = Callable[[DataSettings, str], Source]

@@ -220,6 +220,14 @@ def _stores(atoms: "Atoms") -> dict[str, Mapping[str, Any]]:
     }
 
 
+def keys_of(atoms: "Atoms") -> dict[str, list[str]]:
+    """Names in ``info``, with the columns of a database, and in ``arrays``, without the atoms'."""
+    stores = _stores(atoms)
+    arrays = set(stores.pop("arrays")) - {"numbers", "positions"}
+    info = set().union(*stores.values()) - {"key_value_pairs", "data"}
+    return {"info": sorted(info), "arrays": sorted(arrays)}
+
+
 def _is_fresh(atoms: "Atoms") -> bool:
     """Whether the results of the calculator are of this structure, and not of an earlier one."""
     # Exact as calc.check_state(atoms), which takes longer than reading a frame.

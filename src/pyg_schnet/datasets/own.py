@@ -3,7 +3,7 @@ r"""The user's own molecules as a data set."""
 import sqlite3
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +23,7 @@ from .data_objects import collate_objects
 from .label_units import all_units, given_units, model_units
 from .molecules import InMemoryMolecules, check_cutoff, check_energy_unit
 from .npz import open_npz
+from .xyz_lines import locate
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -304,6 +305,12 @@ def read_by_ase(path: Path) -> list["Atoms"]:
         ImportError: If ASE is not installed.
         ValueError: If it cannot be read.
     """
+    frames = frames_by_ase(path)
+    return list(tqdm(frames, desc=path.name, unit="frame", disable=not sys.stderr.isatty()))
+
+
+def frames_by_ase(path: Path) -> Generator["Atoms", None, None]:
+    """Frames of a file one by one, as :func:`read_by_ase` reads them."""
     try:
         from ase.db import connect
         from ase.io import iread
@@ -313,6 +320,7 @@ def read_by_ase(path: Path) -> list["Atoms"]:
             f"reading '{path}' needs the package ase: pip install pyg-schnet[ase]"
         ) from error
     frames: Iterable[Atoms]
+    read = 0
     try:
         kind = filetype(str(path))
         if kind == "db":
@@ -323,9 +331,14 @@ def read_by_ase(path: Path) -> list["Atoms"]:
             frames = (row.toatoms(add_additional_information=True) for row in rows)
         else:
             frames = iread(str(path), index=":", do_not_split_by_at_sign=True)
-        return list(tqdm(frames, desc=path.name, unit="frame", disable=not sys.stderr.isatty()))
+        for atoms in frames:
+            yield atoms
+            read += 1
     except Exception as error:  # every format of ASE fails in its own way
-        raise ValueError(f"ASE cannot read it ({type(error).__name__}: {error})") from error
+        where = locate(path, read) if path.suffix.lower() in (".xyz", ".extxyz") else ""
+        raise ValueError(
+            f"ASE cannot read it{f', {where}' if where else ''} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _check_database(path: Path) -> None:

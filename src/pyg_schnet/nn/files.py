@@ -20,6 +20,27 @@ _KIND = "SchNet model"
 _FIELDS = {"config", "interaction_graph", "filter", "basis"}
 
 
+#: The best model of a run, in its directory.
+BEST = "best.safetensors"
+
+
+def find(path: str | Path) -> Path:
+    """The file of a model: itself, or the best model in the directory of a run.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    if not (path / BEST).is_file():
+        raise FileNotFoundError(
+            f"'{path}' is no directory of a run, or of one without a validation yet: it has no "
+            f"'{BEST}'"
+        )
+    return path / BEST
+
+
 def save(model: Any, path: str | Path) -> None:
     """Writes a model, see :meth:`SchNet.save`."""
     header = {
@@ -38,6 +59,7 @@ def load(
     filter: Callable[[], nn.Module] | None,
 ) -> Any:
     """Reads a model, see :meth:`SchNet.load`."""
+    path = find(path)
     tensors, header = load_tensors(path, _KIND)
     _check_header(kind, path, header)
     if header["interaction_graph"] and interaction_graph is None:

@@ -29,16 +29,17 @@ class Portable:
         interaction_graph: InteractionGraph | None = None,
         filter: Callable[[], nn.Module] | None = None,
     ) -> Self:
-        """Loads a model that :meth:`save` wrote; no code in the file is run.
+        """Loads a model that :meth:`save` wrote, or the best of a run; no code in files is run.
 
         Args:
-            path: File to read.
+            path: File to read, or the directory of a run, as ``fit`` and ``pyg-schnet train`` make
+                it, for its ``best.safetensors``.
             interaction_graph: Functions cannot be saved: give it again if the model had one.
             filter: As that, unless it made :class:`RadialFilter` on our own bases; also if the
                 filters were exchanged in place.
 
         Raises:
-            FileNotFoundError: If there is no such file.
+            FileNotFoundError: If there is no such file, or none of a model in the directory.
             CorruptFileError: If it is damaged, holds something else, or has settings that this
                 version does not know.
             ValueError: If the model needs its ``interaction_graph`` or ``filter`` and none is
@@ -56,7 +57,7 @@ class Portable:
                 errors.
 
         Raises:
-            ValueError: If there is no such model.
+            ValueError: If there is no such model. Your own are for :meth:`load`.
         """
         from .. import pretrained
 

@@ -60,5 +60,8 @@ def file_of(name: str) -> Path:
 def _file(name: str, ending: str) -> Path:
     if name not in names():
         listed = " or ".join(f"'{known}'" for known in names())
-        raise ValueError(f"there is no trained model '{name}': choose {listed}")
+        hint = ""
+        if Path(name).exists():
+            hint = f"; SchNet.load('{name}') loads a model of your own, of a file or of a run"
+        raise ValueError(f"there is no trained model '{name}': choose {listed}{hint}")
     return _FOLDER / f"{name}.{ending}"

@@ -78,7 +78,7 @@ def label_reader(
     if not isinstance(value, Tensor | float | int):
         raise ValueError(
             f"the data have no number or tensor '{name}' (got {type(value).__name__}; the fields "
-            f"are {sorted(first.keys())}){_without_energies(first)}"
+            f"are {sorted(first.keys())}){_without_energies(first) or _other_names(name)}"
         )
     width = torch.as_tensor(value).numel()
     if column is None and width != 1:
@@ -97,6 +97,16 @@ def _without_energies(data: Data) -> str:
     return (
         ". Forces alone can be learnt, with energy_weight=0 (--energy-weight 0) and a "
         "force_weight, and compared, with forces=True"
+    )
+
+
+def _other_names(name: str) -> str:
+    """Where a label may be that a file has."""
+    if name not in ("energy", "force", "stress"):
+        return ""
+    return (
+        f". One that a file has under another name is read by MoleculeDataset.from_file(..., "
+        f"labels={{'{name}': NAME}})"
     )
 
 

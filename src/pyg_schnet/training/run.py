@@ -16,6 +16,7 @@ from torch_geometric.data import Batch
 
 from ..loader import MoleculeLoader
 from ..nn import SchNet
+from ..nn.files import BEST
 from ..storage import write_atomically
 from .checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
 from .config import TrainConfig
@@ -349,7 +350,7 @@ class Run:
             # The model gives the file its settings, the state its weights.
             best = copy.deepcopy(self.averaged)
             best.load_state_dict(self.best)
-            best.save(self.directory / "best.safetensors")
+            best.save(self.directory / BEST)
             self._best_saved = True
         save_checkpoint(
             *(self.directory, self.model, self.average, self.best, self.optimizer),

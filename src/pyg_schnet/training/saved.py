@@ -5,11 +5,10 @@ from pathlib import Path
 import torch
 
 from .. import pretrained
-from ..nn import SchNet
+from ..nn import SchNet, files
+from ..nn.files import BEST
 from ..storage import CorruptFileError
 from .checkpoint import LAST, load_averaged
-
-BEST = "best.safetensors"
 
 
 def find(path: str | Path) -> Path:
@@ -26,12 +25,9 @@ def find(path: str | Path) -> Path:
             f"there is no file or directory '{path}', and no trained model of that name comes with "
             f"the package: it has {', '.join(pretrained.names())}"
         )
-    if not path.is_dir():
-        return path
-    for name in (BEST, LAST):
-        if (path / name).exists():
-            return path / name
-    raise FileNotFoundError(f"'{path}' is no directory of a run: it has no '{BEST}'")
+    if (path / LAST).is_file() and not (path / BEST).is_file():
+        return path / LAST  # of a run that has not validated yet
+    return files.find(path)
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> SchNet:

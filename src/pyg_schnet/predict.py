@@ -13,6 +13,7 @@ from .commands.flags import Parser, UsageError
 from .commands.predictions import ARRAYS, FRAMES, TABLE, Prediction
 from .commands.shell import DONE, SKIPPED, add_machine_flags, add_model_argument, execute, positive
 from .commands.structures import Coordinates, Failures, check_suffix, read_structures
+from .nn.contacts import Contacts
 from .training.saved import load_model
 
 _CONFORMERS = 10
@@ -111,7 +112,7 @@ def _predict(args: argparse.Namespace) -> int:
     coordinates = _coordinates(args, model.target)
     forces = suffix != TABLE if args.forces is None else args.forces
 
-    failures = Failures(args.strict)
+    failures, contacts = Failures(args.strict), Contacts([model], keep=False)
     structures = read_structures(args.input, failures, coordinates)
     done: list[Prediction] = []
     with tqdm(
@@ -119,7 +120,7 @@ def _predict(args: argparse.Namespace) -> int:
     ) as bar:
         for start in range(0, len(structures), args.batch_size):
             part = structures[start : start + args.batch_size]
-            done += predictions.predict(model, part, forces, failures)
+            done += predictions.predict(model, part, forces, failures, contacts)
             bar.update(len(part))
     done = predictions.lowest(done, failures)
     if not done:

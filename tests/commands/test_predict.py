@@ -20,6 +20,7 @@ from pyg_schnet.commands.structures import Failures, Structure, read_structures
 from pyg_schnet.data import from_ase, from_smiles
 from pyg_schnet.data.units import convert
 from pyg_schnet.datasets import MD17Sample, MoleculeDataset
+from pyg_schnet.nn.contacts import Contacts
 
 KCAL = 0.0433641  # eV
 
@@ -158,7 +159,8 @@ def test_a_molecule_with_a_bad_conformer_is_skipped(model):
     bad.pos = bad.pos * float("nan")
     structures = [Structure(0, "", good), Structure(0, "", bad), Structure(1, "", other)]
     failures = Failures()
-    done = lowest(predict(model, structures, False, failures), failures)
+    contacts = Contacts([model], keep=False)
+    done = lowest(predict(model, structures, False, failures, contacts), failures)
     assert [one.structure.number for one in done] == [1]
     assert list(failures.reasons) == [0]
 
@@ -321,6 +323,21 @@ def test_atoms_closer_than_in_training_are_named(call, tmp_path):
         "warning: molecule 1 (squeezed): atoms 0 (Z = 8) and 1 (Z = 1) are 0.850"
     )
     assert len(rows(Path("out.csv").read_text())) == 3
+
+
+def test_compositions_that_training_tells_nothing_of_are_named_once(call):
+    flags = ("--conformers", "3", "--batch-size", "4")
+    Path("in.smi").write_text("CCO ethanol\nCO methanol\nC methane\nOC again\n")
+    outcome = call("predict", "md17-ethanol", "in.smi", *flags)
+    assert outcome.code == 0, outcome.err
+    assert len(rows(outcome.out)) == 4
+    said = [line for line in outcome.err.splitlines() if "combination" in line]
+    assert [line.split(" is no")[0] for line in said] == [
+        "warning: molecule 1 (methanol): the composition CH4O",
+        "warning: molecule 2 (methane): the composition CH4",
+    ]
+    Path("in.smi").write_text("CCO ethanol\n")
+    assert "combination" not in call("predict", "md17-ethanol", "in.smi", *flags).err
 
 
 def test_units_are_needed_for_ase_only(call):

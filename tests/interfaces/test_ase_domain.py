@@ -8,7 +8,7 @@ from ase.build import molecule
 from ase.calculators.calculator import CalculationFailed
 from molecules import small_model
 
-from pyg_schnet import Ensemble, SchNetCalculator
+from pyg_schnet import Ensemble, SchNet, SchNetCalculator
 
 
 def test_outside_the_domain():
@@ -106,3 +106,30 @@ def test_never_gives_what_is_not_finite(where):
         with pytest.raises(CalculationFailed, match="not finite"):
             atoms.get_forces()
     assert atoms.calc.results == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("many", [False, True])
+def test_compositions_that_training_tells_nothing_of(dtype, many):
+    model = SchNet.from_pretrained("md17-ethanol")
+    if many:
+        other = SchNet.from_pretrained("md17-ethanol")
+        other.unseen.zero_()
+        model = Ensemble([other, model])
+    ethanol, methane = molecule("CH3CH2OH"), molecule("CH4")
+    calculator = SchNetCalculator(model, dtype=dtype)
+    ethanol.calc = methane.calc = calculator
+    ethanol.get_forces()
+    with pytest.warns(UserWarning, match="CH4 is no .*its forces are not .*once of each"):
+        methane.get_forces()
+    for _ in range(2):  # and no more, since warnings are errors
+        methane.rattle(0.01, seed=1)
+        methane.get_forces()
+        ethanol.get_forces()
+    calculator.domain = "raise"
+    ethanol.get_potential_energy()
+    with pytest.raises(ValueError, match="composition CH4"):
+        methane.get_potential_energy()
+    assert calculator.results == {}
+    calculator.domain = "ignore"
+    methane.get_potential_energy()

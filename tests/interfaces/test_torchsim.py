@@ -6,11 +6,13 @@ import sys
 
 import pytest
 import torch
+from ase.build import molecule
 from example_runs import EXAMPLES, run_example
 from molecules import RTOL, random_molecule, small_model
 from torch_geometric.data import Batch, Data
 
 from pyg_schnet import SchNet
+from pyg_schnet.data import from_ase
 
 ts = pytest.importorskip("torch_sim", reason="needs TorchSim: pip install pyg-schnet[torchsim]")
 
@@ -185,6 +187,14 @@ def test_closer_than_in_training(crystal):
     SchNetModel(network, domain="ignore")(state_of(batch))
     with pytest.raises(ValueError, match="'domain'"):
         SchNetModel(network, domain="shout")
+
+
+def test_compositions_that_training_tells_nothing_of():
+    model = SchNetModel(SchNet.from_pretrained("md17-ethanol"))
+    batch = Batch.from_data_list([from_ase(molecule(one)) for one in ("CH3CH2OH", "CH4")])
+    with pytest.warns(UserWarning, match="in molecule 1 the composition CH4 is no .*once of each"):
+        first = model(state_of(batch))
+    assert torch.equal(model(state_of(batch))["energy"], first["energy"])  # without another
 
 
 def test_refusals():

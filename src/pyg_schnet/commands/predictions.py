@@ -47,17 +47,23 @@ class Prediction:
 
 
 def predict(
-    model: SchNet, structures: Sequence[Structure], forces: bool, failures: Failures
+    model: SchNet,
+    structures: Sequence[Structure],
+    forces: bool,
+    failures: Failures,
+    contacts: Contacts,
 ) -> list[Prediction]:
     """Predicts molecules together, and one by one where some of them fail.
 
-    Warns of those that have atoms closer than the model has learnt about.
+    Warns of those that have atoms closer than the model has learnt about, and once of each
+    composition that it has not.
 
     Args:
         model: The model.
         structures: The molecules.
         forces: Whether to predict forces.
         failures: Takes molecules that the model refuses.
+        contacts: Looks for what to warn of.
     """
     species, known = model.species.cpu(), []
     for structure in structures:  # what fails often is found without predicting anything twice
@@ -67,8 +73,6 @@ def predict(
         except ValueError as error:
             failures.add(structure.number, structure.label, error)
 
-    contacts = Contacts([model], keep=False)
-
     def work(numbers: Sequence[int]) -> list[Prediction]:
         chosen = [known[number] for number in numbers]
         batch = next(iter(MoleculeLoader([it.data for it in chosen], len(chosen))))
@@ -77,7 +81,11 @@ def predict(
         for value, structure in zip(values, chosen):
             if not np.isfinite(value):
                 raise ValueError(f"the prediction is {value} ({structure.data.num_nodes} atoms)")
-        for number, reason in contacts.find(unpack(model, batch)).items():
+        system, compositions = unpack(model, batch), contacts.compositions
+        warned = list(contacts.find(system).items())
+        for number, formula in compositions.news(system).items():
+            warned.append((number, f"{compositions.sentence(formula)} (said once)"))
+        for number, reason in warned:
             text = f"warning: molecule {chosen[number].described}: {reason}"
             tqdm.write(text, file=sys.stderr)
         parts: Sequence[Any] = [None] * len(chosen)

@@ -64,7 +64,8 @@ class SchNetCalculator(Calculator):
         skin: How far beyond the cutoff to search neighbours, in angstrom; 0 searches in each step.
         domain: What to do about atoms closer than 0.9 of the closest in the training data (of a
             model that does not know these, than half the sum of covalent radii), see
-            :class:`~pyg_schnet.nn.contacts.Contacts`: ``"warn"`` (once), ``"raise"`` or
+            :class:`~pyg_schnet.nn.contacts.Contacts`, and about compositions that are no
+            combination of those in it: ``"warn"`` (once; once of each composition), ``"raise"`` or
             ``"ignore"``. Species that the model was not trained on, coincident atoms, and distances
             beyond the range of filters without envelope are always errors.
         **kwargs: Arguments of ASE's ``Calculator``.
@@ -114,7 +115,7 @@ class SchNetCalculator(Calculator):
 
     @property
     def domain(self) -> Domain:
-        """What to do about atoms that are too close."""
+        """What to do about atoms that are too close, and about unknown compositions."""
         return self._contacts.domain
 
     @domain.setter
@@ -172,7 +173,7 @@ class SchNetCalculator(Calculator):
 
         Raises:
             ValueError: If the model refuses the structure, or with ``domain="raise"`` if atoms
-                are too close.
+                are too close or their composition unknown.
             PropertyNotImplementedError: If a stress is asked for that does not exist.
             CalculationFailed: If a result is not finite.
         """

@@ -50,7 +50,8 @@ class SchNetModel(ModelInterface):
             0 searches in each step.
         domain: What to do about atoms closer than 0.9 of the closest in the training data (of a
             model that does not know these, than half the sum of covalent radii), see
-            :class:`~pyg_schnet.nn.contacts.Contacts`: ``"warn"`` (once), ``"raise"`` or
+            :class:`~pyg_schnet.nn.contacts.Contacts`, and about compositions that are no
+            combination of those in it: ``"warn"`` (once; once of each composition), ``"raise"`` or
             ``"ignore"``. Whatever the model refuses is always an error.
 
     Raises:
@@ -138,7 +139,7 @@ class SchNetModel(ModelInterface):
 
         Raises:
             ValueError: If the state is of another dtype or device, or the model refuses a system,
-                or with ``domain="raise"`` if atoms are too close.
+                or with ``domain="raise"`` if atoms are too close or their composition unknown.
             FloatingPointError: If an energy or force is not finite.
         """
         for name in ("dtype", "device"):

@@ -1,4 +1,4 @@
-r"""Atoms so close together that a network has learnt nothing about it."""
+r"""Structures that a network has learnt nothing about: atoms too close, and compositions."""
 
 import math
 import warnings
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.species import NUM_SPECIES
 from ..graph import NeighborList, edge_lengths, radius_graph
+from .compositions import Compositions
 
 if TYPE_CHECKING:
     from .schnet import SchNet
@@ -43,11 +44,13 @@ class Contacts:
     know their training data have half the sum of the covalent radii of `Cordero et al. 2008
     <https://doi.org/10.1039/b801115j>`_ for all pairs.
 
+    :meth:`check` looks for :class:`Compositions` that were not learnt, too.
+
     Args:
         members: The networks.
         domain: What to do about such pairs: ``"warn"``, ``"raise"`` or ``"ignore"``.
         keep: Whether structures follow one another, as in dynamics: a neighbour list is kept, and
-            of several with such pairs only the first is a warning.
+            of several with such pairs only the first is a warning, as is that of a composition.
 
     Raises:
         ValueError: If ``domain`` is something else.
@@ -63,6 +66,8 @@ class Contacts:
 
     def __init__(self, members: Sequence["SchNet"], domain: Domain = "warn", *, keep: bool = True):
         self.domain = check_domain(domain)
+        #: Finds molecules whose energy was not learnt.
+        self.compositions = Compositions(members)
         self._said = False
         self._members = members
         self._keep = keep
@@ -70,7 +75,7 @@ class Contacts:
         self._last: tuple[Tensor, Tensor] | None = None
 
     def check(self, system: "System", *, stacklevel: int = 1) -> None:
-        """Warns or raises if there is such a pair.
+        """Warns or raises if there is such a pair, or a composition that was not learnt.
 
         Args:
             system: Atoms that a network has accepted.
@@ -79,19 +84,29 @@ class Contacts:
         Raises:
             ValueError: With ``domain="raise"``.
         """
-        if self.domain == "ignore" or (self._said and self.domain == "warn"):
+        if self.domain == "ignore":
             return
-        found = self.find(system)
-        if not found:
-            return
-        first, message = next(iter(found.items()))
+        if self.domain == "raise" or not self._said:
+            found = self.find(system)
+            if found:
+                self._say(system, *next(iter(found.items())), "this is said once", stacklevel + 1)
+                self._said = True
+        look = self.compositions.find if self.domain == "raise" else self.compositions.news
+        unlearnt = look(system)
+        if unlearnt:
+            molecule, formula = next(iter(unlearnt.items()))
+            message = self.compositions.sentence(formula, len(set(unlearnt.values())) - 1)
+            once = "this is said once of each composition"
+            self._say(system, molecule, message, once, stacklevel + 1)
+
+    def _say(
+        self, system: "System", molecule: int, message: str, once: str, stacklevel: int
+    ) -> None:
         if system.batch is not None and int(system.batch[-1]) > 0:
-            message = f"in molecule {first} {message}"
+            message = f"in molecule {molecule} {message}"
         if self.domain == "raise":
             raise ValueError(message)
-        self._said = True
-        once = " (this is said once)" if self._keep else ""
-        warnings.warn(message + once, stacklevel=stacklevel + 1)
+        warnings.warn(f"{message} ({once})" if self._keep else message, stacklevel=stacklevel + 1)
 
     def find(self, system: "System") -> dict[int, str]:
         """Describes the worst such pair of each molecule.

@@ -112,7 +112,8 @@ class Ensemble(nn.Module):
             forces: Whether to compute forces.
             stress: Whether to compute the stress.
             energies: Whether to return the atom-wise contributions.
-            domain: As there; what counts is the closest distance that all members were trained on.
+            domain: As there; what counts is the closest distance that all members were trained on,
+                and compositions that all of them know.
 
         Returns:
             What :meth:`SchNet.predict` returns, averaged over the members, and beside each entry

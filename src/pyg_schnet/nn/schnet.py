@@ -74,6 +74,7 @@ class SchNet(Portable, Described):
 
     species: Tensor
     closest: Tensor
+    unseen: Tensor
 
     def __init__(
         self,
@@ -159,6 +160,8 @@ class SchNet(Portable, Described):
         # Closest distances of two species in the training data; infinite where nobody knows any.
         closest = torch.full((NUM_SPECIES, NUM_SPECIES), math.inf)
         self.register_buffer("closest", closest)
+        # Projector onto the compositions that training tells nothing about; zero if nobody knows.
+        self.register_buffer("unseen", torch.zeros(NUM_SPECIES, NUM_SPECIES, dtype=torch.float32))
         #: Whether to refuse others; ``evaluate`` does not, since it measures the error.
         self.refuse_unknown_species = True
 
@@ -305,9 +308,10 @@ class SchNet(Portable, Described):
             stress: Whether to compute the stress, for which all systems need a cell.
             energies: Whether to return the atom-wise contributions.
             features: Whether to return the learned atom features.
-            domain: What to do about atoms closer than 0.9 of the closest in the training data:
-                ``"warn"``, ``"raise"`` or ``"ignore"``, see
-                :class:`~pyg_schnet.nn.contacts.Contacts`. It takes about as long as half a
+            domain: What to do about atoms closer than 0.9 of the closest in the training data, and
+                compositions that are no combination of those in it: ``"warn"``, ``"raise"`` or
+                ``"ignore"``, see :class:`~pyg_schnet.nn.contacts.Contacts` and
+                :class:`~pyg_schnet.nn.compositions.Compositions`. It takes about as long as half a
                 prediction of a small molecule; calculators and ``pyg_schnet.predict`` do it anyway.
 
         Returns:
@@ -351,9 +355,18 @@ class SchNet(Portable, Described):
         return x
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        # Files of earlier versions do not know how close the atoms of their training data came.
+        # Files of earlier versions do not know how close the atoms of their training data came,
+        # nor which compositions these had.
         state_dict.setdefault(f"{prefix}closest", torch.full_like(self.closest, math.inf))
+        state_dict.setdefault(f"{prefix}unseen", torch.zeros_like(self.unseen))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SchNet":
+        before = self.unseen
+        super()._apply(fn, recurse)
+        if self.unseen.dtype != before.dtype:  # in half precision everything would seem unseen
+            self.unseen = before.to(self.unseen.device)
+        return self
 
     def __repr__(self) -> str:
         shown = ("hidden_channels", "num_filters", "num_interactions", "num_gaussians", "cutoff")

@@ -1,4 +1,4 @@
-r"""What a model remembers of its training data: species, and how close these come."""
+r"""What a model remembers of its training data: species, how close they come, compositions."""
 
 import math
 
@@ -15,18 +15,30 @@ from .labels import Molecules
 
 # Molecules of which pairs are made at once: some MB.
 _AT_ONCE = 256
+# Relative size of what is nothing: projectors are stored in single precision.
+_NOTHING = 1e-5
 
 
-def learn_domain(model: SchNet, z: Tensor, dataset: Molecules) -> None:
-    """Tells a model which species it is trained on, and how close they come.
+def learn_domain(
+    model: SchNet,
+    z: Tensor,
+    dataset: Molecules,
+    counts: Tensor | None = None,
+    *,
+    offsets_change: bool = False,
+) -> None:
+    """Tells a model which species it is trained on, how close they come, and in which compositions.
 
     It adds to what the model knows. A model that was trained before on data whose distances nobody
-    knows will not know them.
+    knows will not know them. Compositions matter to sums over atoms only.
 
     Args:
         model: The model.
         z: Atomic numbers of all molecules ``[N]``.
         dataset: The molecules.
+        counts: Compositions of those with a label ``[M, 101]``. If there are none, nobody knows.
+        offsets_change: Whether training gives the model other atom references, by which the targets
+            of compositions that it was trained on before are lost.
 
     Raises:
         ValueError: If positions are not finite, or the loader refuses the molecules.
@@ -38,7 +50,61 @@ def learn_domain(model: SchNet, z: Tensor, dataset: Molecules) -> None:
     species = torch.zeros_like(model.species)
     species[0] = True
     species[z.long().to(species.device)] = True
-    model.species.copy_(species if fresh else model.species | species)
+    known = torch.zeros_like(species) if fresh else model.species
+    if counts is not None and len(counts) > 0 and getattr(model.readout, "reduce", None) == "sum":
+        unseen = torch.diag((species & ~known).double()) + model.unseen
+        if offsets_change:
+            unseen = torch.diag((species | known).double())
+        model.unseen.copy_(unseen_compositions(counts, unseen))
+    model.species.copy_(species | known)
+
+
+def unseen_compositions(counts: Tensor, before: Tensor | None = None) -> Tensor:
+    r"""The projector onto compositions about which molecules tell nothing.
+
+    A sum over atoms is learnt for the compositions of the molecules and their linear combinations,
+    the span of the rows of ``counts``. The rest is its orthogonal complement.
+
+    Args:
+        counts: Compositions ``[M, 101]``.
+        before: The projector that is to be narrowed further, ``[101, 101]``; onto all compositions
+            of the species in ``counts`` if ``None``.
+
+    Returns:
+        ``[101, 101]`` in float64, symmetric, exactly zero if there is no such composition.
+
+    >>> molecules = torch.zeros(2, 101)
+    >>> molecules[0, [1, 6]] = torch.tensor([2.0, 2.0])  # acetylene
+    >>> molecules[1, [1, 6]] = torch.tensor([6.0, 6.0])  # benzene
+    >>> unseen_compositions(molecules)[[1, 1, 6], [1, 6, 6]]
+    tensor([ 0.5000, -0.5000,  0.5000], dtype=torch.float64)
+    """
+    counts = counts.double().cpu()
+    if before is None:
+        before = torch.diag(counts.any(dim=0).double())
+    unseen = torch.zeros(NUM_SPECIES, NUM_SPECIES, dtype=torch.float64)
+    open_species = before.any(dim=0)[1:].nonzero().flatten().add(1).cpu()  # padding is nothing
+    if open_species.numel() == 0:
+        return unseen
+    place = open_species.unsqueeze(1), open_species.unsqueeze(0)
+    projector = _sharp(before.double().cpu()[place])
+    rows = counts[:, open_species].unique(dim=0)
+    rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1.0)
+    rows = rows @ projector
+    rows = rows[rows.norm(dim=1) > _NOTHING]
+    if len(rows) > 0:
+        values, directions = torch.linalg.svd(rows, full_matrices=False)[1:]
+        learnt = directions[values > _NOTHING * values[0]]
+        projector = _sharp(projector - learnt.T @ learnt)
+    unseen[place] = projector
+    return unseen
+
+
+def _sharp(projector: Tensor) -> Tensor:
+    """The projector that a rounded one stands for: its eigenvalues are 0 and 1."""
+    values, vectors = torch.linalg.eigh(projector)
+    kept = vectors[:, values > 0.5]
+    return (kept @ kept.T).round(decimals=12)  # zeros exactly so
 
 
 def closest_distances(dataset: Molecules, radius: float = math.inf) -> Tensor:

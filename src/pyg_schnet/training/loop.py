@@ -49,7 +49,8 @@ def fit(
 ) -> list[dict[str, float]]:
     r"""Trains a model, and leaves it with the averaged weights of the best epoch so far.
 
-    1. Offsets, known species and closest distances of the model are set from the training set.
+    1. Offsets, known species, closest distances and compositions of the model are set from the
+       training set.
     2. Every epoch goes through the training set in a new order. The loss is that of
        :mod:`pyg_schnet.training.loss`, of energies, forces, stress or all of these; missing labels
        (NaN) are left out. Data without any energies will do with ``energy_weight=0``: energies are
@@ -127,8 +128,11 @@ def fit(
             scale = _check_derivative(model, "force", "/Ang", force_labels, train, val)
         if config.with_stress:
             _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
-        learn_domain(model, data.z, train)
-        _prepare(model, data, scale, config)
+        fitted = _fits_offsets(model, config)
+        counts = data.counts[~data.labels.isnan()]
+        learn_domain(model, data.z, train, counts, offsets_change=fitted)
+        if fitted:
+            fit_offsets(model, data, scale)
         world.check_same(
             **{"dtype": model.dtype, "training data": data.fingerprint},
             **{"validation set": validation.fingerprint, "resume": resume},
@@ -270,10 +274,9 @@ def _check_derivative(
     return derivative_scale(train, labels, f"{name} in the training set")
 
 
-def _prepare(model: SchNet, data: Labelled, force_scale: float | None, config: TrainConfig) -> None:
+def _fits_offsets(model: SchNet, config: TrainConfig) -> bool:
     given = not isinstance(model.readout, AtomwiseReadout) or not model.readout.offsets.is_neutral
-    if config.offsets == "fit" and not given:
-        fit_offsets(model, data, force_scale)
+    return config.offsets == "fit" and not given
 
 
 def _stopped(directory: Path | None) -> str:

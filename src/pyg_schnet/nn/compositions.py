@@ -24,8 +24,8 @@ class Compositions:
     Energies are sums over atoms, and training on ethanol alone tells what two C, six H and one O
     sum to, but not what each of them has: how the network splits the energy among them is an
     accident, and the energy of methanol, which depends on it, is one too. It tells the energies of
-    :math:`\mathrm{C_{2k} H_{6k} O_k}` only. A composition :math:`\mathbf{n}`, as numbers of atoms by
-    species, is out of reach if :math:`\mathbf{P} \mathbf{n} \neq 0` for the projector
+    :math:`\mathrm{C_{2k} H_{6k} O_k}` only. A composition, the numbers :math:`\mathbf{n}` of atoms
+    by species, is out of reach if :math:`\mathbf{P} \mathbf{n} \neq 0` for the projector
     :math:`\mathbf{P}` (``model.unseen``) of any of the networks. Forces, derivatives of the energy
     of one composition, do not depend on it.
 

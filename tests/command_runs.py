@@ -1,6 +1,7 @@
 """What tests of commands share: a tiny network, and data that are trained on in a blink."""
 
 import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,3 +43,8 @@ def assert_same_run(one: Path, two: Path) -> None:
     assert read(one, "test.json") == read(two, "test.json")
     states = [SchNet.load(path / "best.safetensors").state_dict() for path in (one, two)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def rows(text: str) -> list[dict]:
+    """Those of a table that a command printed."""
+    return list(csv.DictReader(io.StringIO(text)))

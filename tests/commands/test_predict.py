@@ -273,7 +273,7 @@ def test_ions_are_noticed(call, made):
     outcome = call("predict", made, "in.smi")
     assert outcome.code == 0
     assert "warning: molecule 0 ([OH-]) is an ion or radical" in outcome.err
-    assert len(outcome.err.splitlines()) == 1
+    assert outcome.err.count("ion or radical") == 1
 
 
 def test_crystals_and_molecules_together(call, tmp_path):
@@ -333,8 +333,8 @@ def test_compositions_that_training_tells_nothing_of_are_named_once(call):
     assert len(rows(outcome.out)) == 4
     said = [line for line in outcome.err.splitlines() if "combination" in line]
     assert [line.split(" is no")[0] for line in said] == [
-        "warning: molecule 1 (methanol): the composition CH4O",
-        "warning: molecule 2 (methane): the composition CH4",
+        "warning: molecule 1 (methanol, line 2): the composition CH4O",
+        "warning: molecule 2 (methane, line 3): the composition CH4",
     ]
     Path("in.smi").write_text("CCO ethanol\n")
     assert "combination" not in call("predict", "md17-ethanol", "in.smi", *flags).err

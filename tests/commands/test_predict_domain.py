@@ -34,8 +34,8 @@ def test_compositions_that_training_tells_nothing_of_are_named_once(call):
     assert len(rows(outcome.out)) == 4
     said = [line for line in outcome.err.splitlines() if "combination" in line]
     assert [line.split(" is no")[0] for line in said] == [
-        "warning: molecule 1 (methanol): the composition CH4O",
-        "warning: molecule 2 (methane): the composition CH4",
+        "warning: molecule 1 (methanol, line 2): the composition CH4O",
+        "warning: molecule 2 (methane, line 3): the composition CH4",
     ]
     Path("in.smi").write_text("CCO ethanol\n")
     assert "combination" not in call("predict", "md17-ethanol", "in.smi", *flags).err

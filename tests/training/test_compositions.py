@@ -154,6 +154,9 @@ def test_extensive_targets_other_than_the_energy():
 
 def test_fine_tuning_adds_to_what_is_known():
     model = trained(tiny(), labelled(ETHANOL, ETHANOL))
+    before = model.unseen.clone()
+    trained(model, labelled(ETHANOL))
+    assert torch.equal(model.unseen, before)
     trained(model, labelled(METHANE, METHANE))
     assert outside(model, ETHANOL, METHANE, WATER, {1: 10, 6: 3, 8: 1}) == [False] * 2 + [
         True,

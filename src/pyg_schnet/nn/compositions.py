@@ -24,7 +24,7 @@ class Compositions:
     Energies are sums over atoms, and training on ethanol alone tells what two C, six H and one O
     sum to, but not what each of them has: how the network splits the energy among them is an
     accident, and the energy of methanol, which depends on it, is one too. It tells the energies of
-    :math:`\mathrm{C_{2k} H_{6k} O_k}` only. A composition, the numbers :math:`\mathbf{n}` of atoms
+    :math:`\mathrm{C_{2k} H_{6k} O_k}` only. A composition :math:`\mathbf{n}`, the numbers of atoms
     by species, is out of reach if :math:`\mathbf{P} \mathbf{n} \neq 0` for the projector
     :math:`\mathbf{P}` (``model.unseen``) of any of the networks. Forces, derivatives of the energy
     of one composition, do not depend on it.
@@ -82,7 +82,7 @@ class Compositions:
     def _unseen(self) -> Tensor | None:
         """The projectors of all networks, one below the other ``[101 K, 101]``, unless zero."""
         unseen = [member.unseen for member in self._members if bool(member.unseen.any())]
-        return torch.cat(unseen).double().cpu() if unseen else None
+        return torch.cat(unseen).cpu().double() if unseen else None
 
     @staticmethod
     def _search(system: "System", unseen: Tensor) -> dict[int, str]:

@@ -52,9 +52,9 @@ def learn_domain(
     species[z.long().to(species.device)] = True
     known = torch.zeros_like(species) if fresh else model.species
     if counts is not None and len(counts) > 0 and getattr(model.readout, "reduce", None) == "sum":
-        unseen = torch.diag((species & ~known).double()) + model.unseen
+        unseen = torch.diag((species & ~known).float()) + model.unseen
         if offsets_change:
-            unseen = torch.diag((species | known).double())
+            unseen = torch.diag((species | known).float())
         model.unseen.copy_(unseen_compositions(counts, unseen))
     model.species.copy_(species | known)
 
@@ -79,15 +79,15 @@ def unseen_compositions(counts: Tensor, before: Tensor | None = None) -> Tensor:
     >>> unseen_compositions(molecules)[[1, 1, 6], [1, 6, 6]]
     tensor([ 0.5000, -0.5000,  0.5000], dtype=torch.float64)
     """
-    counts = counts.double().cpu()
-    if before is None:
-        before = torch.diag(counts.any(dim=0).double())
-    unseen = torch.zeros(NUM_SPECIES, NUM_SPECIES, dtype=torch.float64)
-    open_species = before.any(dim=0)[1:].nonzero().flatten().add(1).cpu()  # padding is nothing
+    counts = counts.cpu().double()
+    before = torch.diag(counts.any(dim=0).double()) if before is None else before.cpu().double()
+    unseen = before.clone()
+    unseen[0] = unseen[:, 0] = 0.0  # padding
+    open_species = unseen.any(dim=0).nonzero().flatten()
     if open_species.numel() == 0:
         return unseen
     place = open_species.unsqueeze(1), open_species.unsqueeze(0)
-    projector = _sharp(before.double().cpu()[place])
+    projector = _sharp(unseen[place])
     rows = counts[:, open_species].unique(dim=0)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1.0)
     rows = rows @ projector
@@ -95,8 +95,7 @@ def unseen_compositions(counts: Tensor, before: Tensor | None = None) -> Tensor:
     if len(rows) > 0:
         values, directions = torch.linalg.svd(rows, full_matrices=False)[1:]
         learnt = directions[values > _NOTHING * values[0]]
-        projector = _sharp(projector - learnt.T @ learnt)
-    unseen[place] = projector
+        unseen[place] = _sharp(projector - learnt.T @ learnt)
     return unseen
 
 

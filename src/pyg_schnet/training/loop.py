@@ -129,7 +129,8 @@ def fit(
         if config.with_stress:
             _check_derivative(model, "stress", "/Ang^3", stress_labels, train, val)
         fitted = _fits_offsets(model, config)
-        counts = data.counts[~data.labels.isnan()]
+        learnt = fitted or required  # energies that forces alone are trained beside are not
+        counts = data.counts[~data.labels.isnan()] if learnt else None
         learn_domain(model, data.z, train, counts, offsets_change=fitted)
         if fitted:
             fit_offsets(model, data, scale)

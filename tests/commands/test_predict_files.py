@@ -50,6 +50,18 @@ def test_damage_is_located(call, made, change, message):
     assert not Path("out.csv").exists()
 
 
+def test_nothing_is_dropped_behind_a_blank_line(call, made):
+    """ASE stops there; blank comments, and blank lines at the end, are as they should be."""
+    frames = "3\n\nO 0 0 0\nH 0 0 1\nH 0 1 0\n"
+    Path("in.xyz").write_text(2 * frames + "\n" + frames)
+    outcome = call("predict", made, "in.xyz", "-o", "out.csv")
+    assert outcome.code == 2
+    assert "line 11 is blank, where ASE stops reading, behind frame 1, counted" in outcome.err
+    Path("in.xyz").write_text(3 * frames + "\n\n")
+    assert call("predict", made, "in.xyz", "-o", "out.csv").code == 0
+    assert len(Path("out.csv").read_text().splitlines()) == 1 + 3
+
+
 def test_other_files_are_overwritten(call, made):
     write("in.xyz", molecule("H2O"), format="extxyz")
     Path("out.xyz").write_text("of an earlier time")

@@ -23,7 +23,7 @@ from .data_objects import collate_objects
 from .label_units import all_units, given_units, model_units
 from .molecules import InMemoryMolecules, check_cutoff, check_energy_unit
 from .npz import open_npz
-from .xyz_lines import locate
+from .xyz_lines import locate, stopped_at
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -335,10 +335,19 @@ def frames_by_ase(path: Path) -> Generator["Atoms", None, None]:
             yield atoms
             read += 1
     except Exception as error:  # every format of ASE fails in its own way
-        where = locate(path, read) if path.suffix.lower() in (".xyz", ".extxyz") else ""
+        where = locate(path, read) if _is_xyz(path) else ""
         raise ValueError(
             f"ASE cannot read it{f', {where}' if where else ''} ({type(error).__name__}: {error})"
         ) from error
+    if _is_xyz(path) and (line := stopped_at(path, read)) is not None:
+        raise ValueError(
+            f"line {line} is blank, where ASE stops reading, behind frame {read - 1}, counted from "
+            "0, but more follows: remove that line"
+        )
+
+
+def _is_xyz(path: Path) -> bool:
+    return path.suffix.lower() in (".xyz", ".extxyz")
 
 
 def _check_database(path: Path) -> None:

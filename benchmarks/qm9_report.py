@@ -127,7 +127,7 @@ def draw(results: dict) -> Any:
         if row["target"] == "U0" and "failure" not in row and row["name"] != "mean"
     ]
     datas = ["QM9", *sorted({row["data"] for row in rows} - {"QM9"})]
-    figure = Figure(figsize=(6 * len(datas), 5), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8 * len(datas), 5), dpi=120, layout="constrained")
     for axes, data in zip(figure.subplots(1, len(datas), squeeze=False)[0], datas):
         lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for row in rows:
@@ -146,5 +146,5 @@ def draw(results: dict) -> Any:
         axes.set(xscale="log", yscale="log", xlabel="molecules to train on", title=f"U0 of {data}")
         axes.set_ylabel("test MAE, kcal/mol")
         axes.grid(alpha=0.3, which="both")
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

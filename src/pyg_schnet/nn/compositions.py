@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .schnet import SchNet
     from .system import System
 
-# Of a composition, what counts as nothing: the projectors are rounded to single precision.
-_NOTHING = 1e-5
+#: Relative size of what counts as nothing: the projectors are rounded to single precision.
+NOTHING = 1e-5
 
 
 class Compositions:
@@ -91,7 +91,7 @@ class Compositions:
         if batch_size is None:
             batch_size = int(batch[-1]) + 1 if batch.numel() > 0 else 0
         counts = composition(z, batch, batch_size)  # [B, 101]
-        out = (counts @ unseen.T).norm(dim=1) > _NOTHING * counts.norm(dim=1)
+        out = (counts @ unseen.T).norm(dim=1) > NOTHING * counts.norm(dim=1)
         return {
             molecule: _formula(counts[molecule]) for molecule in out.nonzero().flatten().tolist()
         }

@@ -9,14 +9,13 @@ from ..data.species import NUM_SPECIES
 from ..graph import check_atoms, molecule_edges
 from ..loader import MoleculeLoader
 from ..nn import SchNet
+from ..nn.compositions import NOTHING
 from ..nn.contacts import knows_training
 from ..nn.system import reach
 from .labels import Molecules
 
 # Molecules of which pairs are made at once: some MB.
 _AT_ONCE = 256
-# Relative size of what is nothing: projectors are stored in single precision.
-_NOTHING = 1e-5
 
 
 def learn_domain(
@@ -91,10 +90,10 @@ def unseen_compositions(counts: Tensor, before: Tensor | None = None) -> Tensor:
     rows = counts[:, open_species].unique(dim=0)
     rows = rows / rows.norm(dim=1, keepdim=True).clamp(min=1.0)
     rows = rows @ projector
-    rows = rows[rows.norm(dim=1) > _NOTHING]
+    rows = rows[rows.norm(dim=1) > NOTHING]
     if len(rows) > 0:
         values, directions = torch.linalg.svd(rows, full_matrices=False)[1:]
-        learnt = directions[values > _NOTHING * values[0]]
+        learnt = directions[values > NOTHING * values[0]]
         unseen[place] = _sharp(projector - learnt.T @ learnt)
     return unseen
 
